@@ -1,0 +1,99 @@
+"""The Sobolev sample (return, return gradients): the one place where a critic or a target is differentiated in (s, a)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from dsob_pl.critics import Critic
+
+
+class SobolevOrder(str, Enum):
+    """Which derivatives of the return belong to a sample.
+
+    NONE: ``[G]``; ACTION: ``[G, dG/da]``, the paper's practical variant; STATE_ACTION: ``[G, dG/ds, dG/da]``, the full
+    operator, which also constrains the state derivative that the next backup uses.
+    """
+
+    NONE = "none"
+    ACTION = "action"
+    STATE_ACTION = "state_action"
+
+
+def sample_size(order: SobolevOrder, observation_size: int, action_size: int) -> int:
+    """Components D of one Sobolev sample: 1, 1+A or 1+S+A."""
+    sizes = {SobolevOrder.NONE: 0, SobolevOrder.ACTION: action_size}
+    return 1 + sizes.get(order, observation_size + action_size)
+
+
+def with_gradients(
+    function: Callable[[Tensor, Tensor], Tensor], s: Tensor, a: Tensor, order: SobolevOrder, nested: bool = False
+) -> Tensor:
+    """Sobolev samples of a function each of whose outputs depends on its own row of (s, a) only.
+
+    Args:
+        function: ``s [..., S], a [..., A] -> y [P, ...]``, P outputs for every row.
+        s: ``[..., S]``.
+        a: ``[..., A]``.
+        order: which derivatives to take.
+        nested: take them by ``torch.func.vjp``, which nests in ``torch.func`` transforms, in ``torch.compile`` and under
+            one more backward pass. The default is plain autograd: the same numbers, detached, in 0.6 of the time on small
+            networks.
+
+    Returns:
+        ``[P, ..., D]`` with components ordered value, state gradient, action gradient.
+    """
+    if order is SobolevOrder.NONE:
+        return function(s, a).unsqueeze(-1)
+    if order is SobolevOrder.ACTION:
+        return _append_gradients(lambda a: function(s, a), (a,), nested)
+    return _append_gradients(function, (s, a), nested)
+
+
+def _append_gradients(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], nested: bool) -> Tensor:
+    """``y [P, ...]`` with the derivatives of each row in ``inputs`` behind it: ``[P, ..., 1 + sum of input sizes]``."""
+    # Rows do not mix, so the gradient of the sum is the gradient of each row; the P outputs share rows and take turns.
+    if nested:
+        y, pullback = torch.func.vjp(function, *inputs)
+        select = torch.eye(len(y), dtype=y.dtype, device=y.device).view(len(y), len(y), *[1] * (y.dim() - 1))
+        gradients = [torch.cat(pullback(row.expand_as(y)), -1) for row in select]
+        return torch.cat([y.unsqueeze(-1), torch.stack(gradients)], -1)
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        y = function(*leaves)
+        last = len(y) - 1
+        gradients = [
+            torch.cat(torch.autograd.grad(row.sum(), leaves, retain_graph=p < last), -1) for p, row in enumerate(y)
+        ]
+    return torch.cat([y.detach().unsqueeze(-1), torch.stack(gradients)], -1)
+
+
+def sobolev_samples(critic: Critic, s: Tensor, a: Tensor, noise: Tensor, order: SobolevOrder) -> Tensor:
+    """Samples ``(Z, dZ/ds, dZ/da)`` of every member of a critic, one noise for value and gradient (METHOD 2).
+
+    Args:
+        critic: ensemble of E members.
+        s: ``[B, S]``.
+        a: ``[B, A]``.
+        noise: ``[B, N, K]``, shared by the members.
+        order: which derivatives belong to a sample.
+
+    Returns:
+        ``[E, B, N, D]``, differentiable in the critic's parameters.
+    """
+    members, (batch, count) = critic.ensemble_size, noise.shape[:2]
+    s = s.unsqueeze(1).expand(members, batch, count, -1)
+    a = a.unsqueeze(1).expand(members, batch, count, -1)
+    noise = noise.expand(members, batch, count, -1)
+    if order is SobolevOrder.NONE:
+        return critic(s, a, noise).unsqueeze(-1)
+    written_out = critic.value_and_gradient(s, a, noise)
+    if written_out is None:
+        # Every member has rows of its own (slab e), so all members together are one output.
+        return with_gradients(lambda s, a: critic(s, a, noise).unsqueeze(0), s, a, order, nested=True).squeeze(0)
+    value, ds, da = written_out
+    parts = [ds, da] if order is SobolevOrder.STATE_ACTION else [da]
+    return torch.cat([value.unsqueeze(-1), *parts], -1)

@@ -1,0 +1,131 @@
+"""Sobolev Bellman targets: the sampled target, differentiated through world model, reward and target policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dsob_pl.bellman.overestimation import OverestimationCorrection
+from dsob_pl.bellman.sobolev import SobolevOrder, with_gradients
+from dsob_pl.critics import Critic
+from dsob_pl.world_models import Prediction, Transition
+
+Policy = Callable[[Tensor], Tensor]
+Step = Callable[[Tensor, Tensor, Tensor], Prediction]
+
+
+class ReturnBounds(NamedTuple):
+    """Smallest and largest return that the rewards seen so far allow (0-d tensors).
+
+    A return is at least one reward and at most ``1 / (1 - gamma)`` of them, so bounds of rewards bound it.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def from_rewards(cls, lowest: Tensor, highest: Tensor, gamma: float) -> ReturnBounds:
+        """Bounds for returns that may end after one step or never."""
+        horizon = 1 / (1 - gamma)
+        return cls(torch.minimum(lowest, lowest * horizon), torch.maximum(highest, highest * horizon))
+
+
+def backup(
+    step: Step, policy: Policy, critic: Critic, s: Tensor, a: Tensor, eps: Tensor, noise: Tensor, gamma: float
+) -> Tensor:
+    """One sampled backup ``r + gamma c Z_e(s', pi(s'), xi)``, every critic at the same imagined next state.
+
+    Args:
+        step: world model.
+        policy: target policy.
+        critic: target critics, E members.
+        s: ``[..., S]``.
+        a: ``[..., A]``.
+        eps: noise of the world model ``[..., noise_size]``.
+        noise: noise of the critics ``[..., K]``.
+        gamma: discount.
+
+    Returns:
+        ``[E, ...]``, with its graph.
+    """
+    prediction = step(s, a, eps)
+    members = critic.ensemble_size
+    a_next = policy(prediction.s_next)
+    z = critic(
+        prediction.s_next.expand(members, *prediction.s_next.shape),
+        a_next.expand(members, *a_next.shape),
+        noise.expand(members, *noise.shape),
+    )
+    return prediction.r + gamma * prediction.continuation * z
+
+
+def sobolev_target(
+    step: Step,
+    policy: Policy,
+    critic: Critic,
+    s: Tensor,
+    a: Tensor,
+    eps: Tensor,
+    noise: Tensor,
+    gamma: float,
+    order: SobolevOrder,
+    correction: OverestimationCorrection,
+    nested: bool = False,
+) -> Tensor:
+    """Target samples of the Sobolev Bellman operator (METHOD 1): values and their derivatives in (s, a).
+
+    The backup is NOT detached before it is differentiated: the derivative through world model, reward and target
+    policy is the gradient target itself. It is detached afterwards, since targets receive no gradients.
+
+    Args:
+        step: world model ``(s, a, eps) -> Prediction``.
+        policy: target policy.
+        critic: target critics, E members.
+        s: ``[B, S]``.
+        a: ``[B, A]``.
+        eps: ``[B, M, noise_size]``.
+        noise: ``[B, M, K]``.
+        gamma: discount.
+        order: which derivatives belong to a sample.
+        correction: overestimation correction; it keeps value and gradient of a sample together.
+        nested: see :func:`with_gradients`.
+
+    Returns:
+        ``[B, M', D]`` detached, with M' samples after the correction.
+    """
+    batch, count = eps.shape[:2]
+    s = s.unsqueeze(1).expand(batch, count, -1)
+    a = a.unsqueeze(1).expand(batch, count, -1)
+
+    def returns(s: Tensor, a: Tensor) -> Tensor:
+        return correction.choose(backup(step, policy, critic, s, a, eps, noise, gamma))
+
+    # Only the result is cut off: inside, the backup is differentiated in (s, a) through model, reward and policy.
+    with torch.no_grad():
+        return correction.combine(with_gradients(returns, s, a, order, nested))
+
+
+def bound_target(samples: Tensor, bounds: ReturnBounds, gradient_fraction: float) -> tuple[Tensor, Tensor]:
+    """Limits targets to what rewards allow.
+
+    The return goes to ``[low, high]``; the gradient of a sample, as one vector, is shortened to at most
+    ``gradient_fraction * (high - low)``, which keeps its direction.
+
+    Args:
+        samples: ``[..., D]`` with the return in component 0.
+        bounds: of the return.
+        gradient_fraction: largest gradient norm relative to the width of the bounds.
+
+    Returns:
+        the limited samples ``[..., D]`` and the fraction of samples that were changed (0-d).
+    """
+    value = samples[..., :1].clamp(bounds.low, bounds.high)
+    gradient = samples[..., 1:]
+    norm = gradient.norm(dim=-1, keepdim=True)
+    longest = gradient_fraction * (bounds.high - bounds.low)
+    shrink = (longest / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp(max=1.0)
+    changed = (value != samples[..., :1]) | (shrink < 1)
+    return torch.cat([value, gradient * shrink], -1), changed.to(samples.dtype).mean()

@@ -1,0 +1,208 @@
+"""The Sobolev target against numbers worked out by hand, finite differences and the explicit affine operator."""
+
+import pytest
+import torch
+
+from dsob_pl.bellman import (
+    LowerMean,
+    NoCorrection,
+    ReturnBounds,
+    SobolevOrder,
+    Truncation,
+    affine_backup,
+    backup,
+    bound_target,
+    gamma_kappa,
+    sample_size,
+    sobolev_samples,
+    sobolev_target,
+    truncate,
+)
+from dsob_pl.critics import Critic, GenerativeCritic
+from dsob_pl.errors import UsageError
+from dsob_pl.networks import DeterministicPolicy
+from dsob_pl.world_models import CVAE, Prediction
+
+STATE_ACTION, ACTION, NONE = SobolevOrder.STATE_ACTION, SobolevOrder.ACTION, SobolevOrder.NONE
+
+
+class HandCritic(Critic):
+    """``Z = 2 s' + 3 a'^2 + xi s'``, one state, one action, one member."""
+
+    ensemble_size, noise_size = 1, 1
+
+    def forward(self, s, a, noise):
+        return (2 * s + 3 * a**2 + noise * s).squeeze(-1)
+
+
+def hand_step(s, a, eps):
+    """``s' = 0.5 s + a + eps``, ``r = s a``, continuation 0.8."""
+    return Prediction(0.5 * s + a + eps, (s * a).squeeze(-1), torch.full_like(s, 0.8).squeeze(-1))
+
+
+def hand_policy(s):
+    """``pi(s) = -0.4 s``."""
+    return -0.4 * s
+
+
+def one(x):
+    return torch.tensor([[x]])
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_hand_computed_target(float64, nested):
+    # s=1, a=2, eps=0.5: s'=3, a'=-1.2, r=2; xi=0.1: Z = 6 + 4.32 + 0.3 = 10.62; gamma c = 0.9 * 0.8 = 0.72
+    # dZ/ds' = 2 + 0.1 = 2.1, dZ/da' = 6 a' = -7.2; along the policy: 2.1 + (-0.4)(-7.2) = 4.98
+    # G = 2 + 0.72 * 10.62 = 9.6464; dG/ds = a + 0.72 * 0.5 * 4.98 = 3.7928; dG/da = s + 0.72 * 4.98 = 4.5856
+    target = sobolev_target(
+        hand_step, hand_policy, HandCritic(), one(1.0), one(2.0), one(0.5)[None], one(0.1)[None], 0.9,
+        STATE_ACTION, NoCorrection(), nested,
+    )  # fmt: skip
+    torch.testing.assert_close(target, torch.tensor([[[9.6464, 3.7928, 4.5856]]]))
+    assert not target.requires_grad
+
+
+@pytest.fixture
+def parts(float64):
+    torch.manual_seed(1)
+    model = CVAE(3, 2, latent_size=4, hidden=(16, 16), prior_hidden=(8,), termination_hidden=(8,))
+    policy = DeterministicPolicy(3, 2, hidden=(16,))
+    critic = GenerativeCritic(3, 2, members=2, hidden=(16, 16), noise_size=4, noise_gain=1.0)
+    s, a = torch.randn(6, 3), torch.rand(6, 2) * 2 - 1
+    eps, noise = torch.randn(6, 5, model.noise_size), torch.randn(6, 5, 4)
+    return model, policy, critic, s, a, eps, noise
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_target_equals_finite_differences(parts, nested):
+    model, policy, critic, s, a, eps, noise = parts
+    target = sobolev_target(model, policy, critic, s, a, eps, noise, 0.97, STATE_ACTION, NoCorrection(), nested)
+    target = target.unflatten(1, (2, 5))  # [B, E, M, D]
+    step = 1e-5
+    s, a = (x.unsqueeze(1).expand(-1, 5, -1) for x in (s, a))
+    sa = torch.cat([s, a], -1)
+
+    def value(sa):
+        return backup(model, policy, critic, sa[..., :3], sa[..., 3:], eps, noise, 0.97).transpose(0, 1)
+
+    torch.testing.assert_close(target[..., 0], value(sa))
+    for k in range(5):
+        shift = torch.zeros(5)
+        shift[k] = step
+        slope = (value(sa + shift) - value(sa - shift)) / (2 * step)
+        error = (target[..., 1 + k] - slope).norm() / slope.norm()
+        assert error < 1e-6
+
+
+def test_target_equals_the_explicit_affine_operator(parts):
+    model, policy, critic, s, a, eps, noise = parts
+    target = sobolev_target(model, policy, critic, s, a, eps, noise, 0.97, STATE_ACTION, NoCorrection())
+    target = target.unflatten(1, (2, 5)).permute(1, 0, 2, 3)
+    rows = [x.unsqueeze(1).expand(-1, 5, -1).flatten(0, 1) for x in (s, a)]
+
+    def next_samples(member):
+        def of(s_next, a_next):
+            samples = sobolev_samples(critic, s_next, a_next, noise.flatten(0, 1).unsqueeze(1), STATE_ACTION)
+            return samples[member, :, 0]
+
+        return of
+
+    for member in range(2):
+        explicit = affine_backup(model, policy, next_samples(member), *rows, eps.flatten(0, 1), 0.97)
+        assert (explicit.unflatten(0, (6, 5)) - target[member]).abs().max() < 1e-10
+
+
+def test_action_only_target_is_the_action_part(parts):
+    model, policy, critic, s, a, eps, noise = parts
+    arguments = (model, policy, critic, s, a, eps, noise, 0.97)
+    full = sobolev_target(*arguments, STATE_ACTION, NoCorrection())
+    torch.testing.assert_close(
+        sobolev_target(*arguments, ACTION, NoCorrection()), torch.cat([full[..., :1], full[..., 4:]], -1)
+    )
+    torch.testing.assert_close(sobolev_target(*arguments, NONE, NoCorrection()), full[..., :1])
+
+
+def test_policy_jacobian_is_part_of_the_target(parts):
+    """With the policy's output cut off from s' the target's gradient is another one."""
+    model, policy, critic, s, a, eps, noise = parts
+    full = sobolev_target(model, policy, critic, s, a, eps, noise, 0.97, STATE_ACTION, NoCorrection())
+    cut = sobolev_target(
+        model, lambda x: policy(x).detach(), critic, s, a, eps, noise, 0.97, STATE_ACTION, NoCorrection()
+    )
+    torch.testing.assert_close(full[..., 0], cut[..., 0])
+    assert (full[..., 1:] - cut[..., 1:]).abs().mean() > 1e-3
+
+
+def test_sobolev_samples_of_a_critic_without_written_out_gradient(float64):
+    critic = GenerativeCritic(3, 2, members=2, hidden=(8,), noise_size=4)
+    s, a, noise = torch.randn(6, 3), torch.randn(6, 2), torch.randn(6, 5, 4)
+    for order, size in ((STATE_ACTION, 6), (ACTION, 3), (NONE, 1)):
+        assert sample_size(order, 3, 2) == size
+        written = sobolev_samples(critic, s, a, noise, order)
+        assert written.shape == (2, 6, 5, size)
+        generic = Stripped(critic)
+        automatic = sobolev_samples(generic, s, a, noise, order)
+        torch.testing.assert_close(written, automatic)
+        ours = torch.autograd.grad(written.square().sum(), critic.parameters())
+        theirs = torch.autograd.grad(automatic.square().sum(), critic.parameters())
+        for x, y in zip(ours, theirs):
+            torch.testing.assert_close(x, y)
+
+
+class Stripped(Critic):
+    """A critic as a user writes it: forward only."""
+
+    def __init__(self, critic):
+        super().__init__()
+        self.inner, self.ensemble_size, self.noise_size = critic, critic.ensemble_size, critic.noise_size
+
+    def forward(self, s, a, noise):
+        return self.inner(s, a, noise)
+
+
+def test_truncation_carries_the_gradient_along(float64):
+    samples = torch.tensor([[3.0, 30.0], [1.0, 10.0], [4.0, 40.0], [2.0, 20.0]])[None]
+    assert truncate(samples, 0.25).tolist() == [[[1, 10], [2, 20], [3, 30]]]
+    assert torch.equal(truncate(samples, 0.2), samples)  # less than one sample: nothing is dropped
+    pooled = Truncation(0.5).combine(samples.view(1, 1, 4, 2).expand(2, 1, 4, 2))
+    assert pooled.tolist() == [[[1, 10], [1, 10], [2, 20], [2, 20]]]
+
+
+def test_lower_mean_takes_whole_sets_per_transition(float64):
+    returns = torch.tensor([[[1.0, 9.0], [0.0, 0.0]], [[4.0, 4.0], [5.0, -4.0]]])  # means 5, 0 and 4, 0.5
+    assert LowerMean().choose(returns).tolist() == [[[4, 4], [0, 0]]]
+
+
+@pytest.mark.parametrize("drop", [-0.1, 1.0, float("nan")])
+def test_a_drop_outside_its_range_is_refused(drop):
+    for correction in (Truncation, LowerMean):
+        with pytest.raises(UsageError, match=r"overestimation\.drop: expected a fraction"):
+            correction(drop)
+
+
+def test_return_bounds_hold_for_any_horizon():
+    bounds = ReturnBounds.from_rewards(torch.tensor(-2.0), torch.tensor(1.0), 0.9)
+    assert bounds.low == pytest.approx(-20)
+    assert bounds.high == pytest.approx(10)
+    # A reward that is always positive can end after one step: the least return is one reward, not ten.
+    assert ReturnBounds.from_rewards(torch.tensor(1.0), torch.tensor(1.0), 0.9).low == 1
+
+
+def test_bounded_targets_keep_the_direction_of_the_gradient(float64):
+    bounds = ReturnBounds(torch.tensor(-1.0), torch.tensor(9.0))
+    samples = torch.tensor([[20.0, 3.0, 4.0], [5.0, 0.3, 0.4], [-7.0, 0.0, 0.0]])
+    limited, changed = bound_target(samples, bounds, 0.1)
+    torch.testing.assert_close(limited, torch.tensor([[9.0, 0.6, 0.8], [5.0, 0.3, 0.4], [-1.0, 0.0, 0.0]]))
+    assert changed == pytest.approx(2 / 3)
+
+
+def test_gamma_kappa_of_a_known_linear_system(float64):
+    # s' = 1.5 s + 0.5 a, pi(s) = -0.4 s: K = [1.5; 0.5] [1, -0.4], a rank one matrix of norm |(1.5, 0.5)| |(1, 0.4)|
+    def step(s, a, eps):
+        return Prediction(1.5 * s + 0.5 * a, s.sum(-1), torch.ones_like(s.sum(-1)))
+
+    rows = torch.randn(4, 1)
+    factors = gamma_kappa(step, hand_policy, rows, rows, torch.zeros(4, 0), 0.9)
+    torch.testing.assert_close(factors, torch.full((4,), 0.9 * (2.5 * 1.16) ** 0.5))
+    shrinking = gamma_kappa(hand_step, lambda s: 0.1 * s, rows, 0 * rows, torch.zeros(4, 1), 0.5)
+    assert (shrinking >= 0.5).all()
