@@ -1,0 +1,5 @@
+"""Agents: the distributional Sobolev actor-critic, composed of critic, policy, world model and divergence."""
+
+from dsob_pl.agents.sobolev_actor_critic import SobolevActorCritic
+
+__all__ = ["SobolevActorCritic"]

@@ -1,0 +1,141 @@
+"""The losses of the actor-critic as pure functions of networks, a batch and explicit noise.
+
+They keep no state and know no device, logger, config or optimizer. A network is any callable of the documented
+signature: a module, or a module with its parameters bound by ``torch.func.functional_call``, so the same code runs
+eager, compiled and vmapped over stacked parameters.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dsob_pl.bellman import SobolevOrder, sobolev_samples
+from dsob_pl.bellman.target import Policy, Step
+from dsob_pl.critics import Critic
+from dsob_pl.divergences import Divergence
+from dsob_pl.world_models import Prediction, Transition, WorldModel
+
+
+def imagined_step(model: WorldModel) -> Step:
+    """World-model samples for the target: s', r and continuation are drawn from the model (Dyna, the paper's setting)."""
+    return model
+
+
+def replayed_step(model: WorldModel, transition: Transition) -> Step:
+    """The replayed transition seen through the model (SVG's noise inference, Heess et al. 2015).
+
+    The noise is inferred so that the sampled s' and r are the real ones, and the real termination replaces the
+    predicted one; the model contributes the derivatives only.
+
+    Args:
+        model: world model with ``infer_noise``.
+        transition: ``[B]``.
+    """
+
+    def step(s: Tensor, a: Tensor, eps: Tensor) -> Prediction:
+        rows = Transition(*(_rows_like(x, eps) for x in transition))
+        prediction = model(s, a, model.infer_noise(rows, eps))
+        # Value of the real termination, derivative of the predicted probability.
+        continuation = 1 - rows.terminated + (prediction.continuation - prediction.continuation.detach())
+        return prediction._replace(continuation=continuation)
+
+    return step
+
+
+def recorded_step(transition: Transition) -> Step:
+    """The replayed transition itself, constant in (s, a): the model-free target, for samples without gradients."""
+
+    def step(s: Tensor, a: Tensor, eps: Tensor) -> Prediction:
+        rows = Transition(*(_rows_like(x, eps) for x in transition))
+        return Prediction(rows.s_next, rows.r, 1 - rows.terminated)
+
+    return step
+
+
+def _rows_like(x: Tensor, eps: Tensor) -> Tensor:
+    """``x [B, ...] -> [B, M, ...]`` for ``eps [B, M, ...]``."""
+    return x.unsqueeze(1).expand(x.shape[0], eps.shape[1], *x.shape[1:])
+
+
+def critic_loss(
+    critic: Critic,
+    divergence: Divergence,
+    transition: Transition,
+    noise: Tensor,
+    target: Tensor,
+    order: SobolevOrder,
+    gradient_weight: float,
+) -> tuple[Tensor, Tensor]:
+    """Divergence between the critic's Sobolev samples and the target's, mean over transitions, summed over members.
+
+    Args:
+        critic: E members.
+        divergence: ``(x [..., B, N, D], y [..., B, M, D]) -> [..., B]``.
+        transition: ``[B]``; only s and a are used.
+        noise: ``[B, N, K]``.
+        target: ``[B, M, D]``, detached.
+        order: which derivatives belong to a sample.
+        gradient_weight: factor on the gradient components of both sides, inside the divergence.
+
+    Returns:
+        the scalar loss, and the predicted samples ``[E, B, N, D]`` detached.
+    """
+    samples = sobolev_samples(critic, transition.s, transition.a, noise, order)
+    target = target.expand(samples.shape[0], *target.shape)
+    if order is not SobolevOrder.NONE and gradient_weight != 1.0:
+        weights = torch.full((samples.shape[-1],), gradient_weight, dtype=samples.dtype, device=samples.device)
+        weights[0] = 1.0
+        loss = divergence(samples * weights, target * weights)
+    else:
+        loss = divergence(samples, target)
+    return loss.mean(-1).sum(), samples.detach()
+
+
+def policy_loss(policy: Policy, critic: Critic, s: Tensor, noise: Tensor) -> Tensor:
+    """``-mean_i Z(s, pi(s), xi_i)`` over transitions, noise samples and critics (METHOD 6, deterministic gradient).
+
+    Args:
+        policy: being trained.
+        critic: E members; the caller differentiates in the policy's parameters only.
+        s: ``[B, S]``.
+        noise: ``[B, N, K]``.
+
+    Returns:
+        scalar.
+    """
+    members, (batch, count) = critic.ensemble_size, noise.shape[:2]
+    a = policy(s)
+    z = critic(
+        s.unsqueeze(1).expand(members, batch, count, -1),
+        a.unsqueeze(1).expand(members, batch, count, -1),
+        noise.expand(members, batch, count, -1),
+    )
+    return -z.mean()
+
+
+def sample_statistics(samples: Tensor, target: Tensor, scale: Tensor) -> dict[str, Tensor]:
+    """What is logged of the critic's samples and their targets, in units of reward.
+
+    Args:
+        samples: predicted ``[E, B, N, D]``.
+        target: ``[B, M, D]``.
+        scale: factor by which rewards were multiplied (0-d).
+
+    Returns:
+        mean value and target, root mean square spread of the return over noise, of its gradient, and the mean norm of
+        target gradients; gradients only where they are part of the samples.
+    """
+    one = samples.shape[-2] == 1
+    spread = torch.zeros_like(samples[..., 0, :]) if one else samples.var(-2)
+    statistics = {
+        "value": samples[..., 0].mean() / scale,
+        "target": target[..., 0].mean() / scale,
+        "return_spread": spread[..., 0].mean().sqrt() / scale,
+    }
+    if samples.shape[-1] > 1:
+        statistics["gradient_spread"] = spread[..., 1:].sum(-1).mean().sqrt() / scale
+        statistics["target_gradient_norm"] = target[..., 1:].norm(dim=-1).mean() / scale
+    return statistics
+
+

@@ -1,0 +1,367 @@
+"""Distributional Sobolev actor-critic (DSDPG): the agent, composed of parts.
+
+One training step is one environment step and all of its updates. What an update computes stands in ``losses``; the
+agent owns modules, optimizers, running scales and counters, and calls those functions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+
+from dsob_pl.agents import losses
+from dsob_pl.bellman import (
+    LowerMean,
+    OverestimationCorrection,
+    ReturnBounds,
+    SobolevOrder,
+    bound_target,
+    gamma_kappa,
+    sobolev_target,
+)
+from dsob_pl.critics import Critic, GenerativeCritic
+from dsob_pl.data import Step
+from dsob_pl.divergences import MMD, Divergence
+from dsob_pl.errors import RunFailed, UsageError
+from dsob_pl.networks import DeterministicPolicy, RunningNormalizer, polyak_update, target_copy
+from dsob_pl.world_models import CVAE, Transition, WorldModel
+
+
+class SobolevActorCritic(L.LightningModule):
+    """Deterministic policy gradient with a critic of the joint law of return and return gradients.
+
+    Args:
+        observation_size: S; linked from the data.
+        action_size: A; linked from the data.
+        critic: builds the critic from (S, A).
+        policy: builds the policy from (S, A).
+        world_model: builds the world model from (S, A); None for targets without gradients from replayed transitions.
+        divergence: between predicted and target samples ``(x [..., B, N, D], y [..., B, M, D]) -> [..., B]``.
+        overestimation: which target samples are kept.
+        sobolev: which derivatives belong to a sample: none, action (the paper's) or state_action (the full operator).
+        target_source: imagined (s' and r drawn from the model) or replayed (the real s', r and termination, with the
+            model's noise inferred; the model gives the derivatives).
+        gamma: discount in [0, 1).
+        tau: Polyak step of the target networks per update.
+        samples: predicted samples N per transition.
+        target_samples: samples M per target critic; None means N.
+        gradient_weight: factor on gradient components inside the divergence.
+        gradient_bound: longest target gradient relative to the width of possible returns; None leaves targets unbounded.
+        return_range: rewards are multiplied by one constant, fixed at the end of warm-up, that makes the width of
+            possible returns this large, so that a kernel bandwidth means the same on every task; None keeps rewards.
+        policy_delay: critic updates per policy and target update.
+        exploration_std: standard deviation of the Gaussian action noise.
+        critic_optimizer: optimizer of the critic.
+        policy_optimizer: optimizer of the policy.
+        world_model_optimizer: optimizer of the world model.
+        max_gradient_norm: global-norm limit of each optimizer's gradient.
+        diagnostic_samples: transitions on which gamma*kappa is estimated, at the logging cadence.
+
+    Raises:
+        UsageError: an option is out of range, or a combination cannot be had.
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        critic: Callable[[int, int], Critic] = GenerativeCritic,
+        policy: Callable[[int, int], nn.Module] = DeterministicPolicy,
+        world_model: Callable[[int, int], WorldModel] | None = CVAE,
+        divergence: Divergence | None = None,
+        overestimation: OverestimationCorrection | None = None,
+        sobolev: SobolevOrder = SobolevOrder.ACTION,
+        target_source: Literal["imagined", "replayed"] = "imagined",
+        gamma: float = 0.99,
+        tau: float = 0.005,
+        samples: int = 10,
+        target_samples: int | None = None,
+        gradient_weight: float = 1.0,
+        gradient_bound: float | None = 0.2,
+        return_range: float | None = 10.0,
+        policy_delay: int = 2,
+        exploration_std: float = 0.1,
+        critic_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=3e-4),
+        policy_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=3e-4),
+        world_model_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=3e-4),
+        max_gradient_norm: float = 10.0,
+        diagnostic_samples: int = 64,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.order = SobolevOrder(sobolev)
+        self.target_source = target_source
+        self.gamma = gamma
+        self.tau = tau
+        self.samples = samples
+        self.target_samples = samples if target_samples is None else target_samples
+        self.gradient_weight = gradient_weight
+        self.gradient_bound = gradient_bound
+        self.return_range = return_range
+        self.policy_delay = policy_delay
+        self.exploration_std = exploration_std
+        self.max_gradient_norm = max_gradient_norm
+        self.diagnostic_samples = diagnostic_samples
+        self._check_options()
+
+        self.divergence = MMD() if divergence is None else divergence
+        self.overestimation = LowerMean() if overestimation is None else overestimation
+        self.normalizer = RunningNormalizer(observation_size, clip=10.0)
+        self.critic = critic(observation_size, action_size)
+        self.policy = policy(observation_size, action_size)
+        self.target_critic = target_copy(self.critic)
+        self.target_policy = target_copy(self.policy)
+        self.world_model = None if world_model is None else world_model(observation_size, action_size)
+        if self.world_model is not None:
+            self.world_model.normalizer = self.normalizer  # one statistic of the observations, shared
+        if self.world_model is None and self.order is not SobolevOrder.NONE:
+            raise UsageError(f"model.sobolev: '{self.order.value}' needs a world model, and model.world_model is null")
+        self._optimizers = (world_model_optimizer, critic_optimizer, policy_optimizer)
+
+        # Smallest and largest reward seen, unscaled, and the factor that turns rewards into the critic's units.
+        self.register_buffer("reward_low", torch.tensor(torch.inf))
+        self.register_buffer("reward_high", torch.tensor(-torch.inf))
+        self.register_buffer("reward_scale", torch.tensor(1.0))
+        self.register_buffer("updates", torch.tensor(0))
+        self._latest: dict[str, Tensor] = {}  # of the most recent updates; the policy's are rarer than the critic's
+        self._window = (time.perf_counter(), 0, 0)
+
+    def _check_options(self) -> None:
+        unit = {"gamma": (self.gamma, 0, 1), "tau": (self.tau, 0, 1 + 1e-12)}
+        for name, (value, low, high) in unit.items():
+            if not low <= value < high:
+                raise UsageError(f"model.{name}: expected a number in [0, 1{']' if name == 'tau' else ')'}, got {value}")
+        counts = {
+            "samples": self.samples,
+            "target_samples": self.target_samples,
+            "policy_delay": self.policy_delay,
+            "diagnostic_samples": self.diagnostic_samples,
+        }
+        for name, count in counts.items():
+            if count < 1:
+                raise UsageError(f"model.{name}: expected at least 1, got {count}")
+        positive = {"return_range": self.return_range, "gradient_bound": self.gradient_bound}
+        positive |= {"max_gradient_norm": self.max_gradient_norm}
+        for name, bound in positive.items():
+            if bound is not None and not bound > 0:
+                raise UsageError(f"model.{name}: expected a positive number, got {bound}")
+        for name, number in {"gradient_weight": self.gradient_weight, "exploration_std": self.exploration_std}.items():
+            if not 0 <= number < torch.inf:
+                raise UsageError(f"model.{name}: expected a number of at least 0, got {number}")
+
+    # Acting -----------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def act(self, observation: Tensor) -> Tensor:
+        """The policy's action for raw observations: ``[..., S] -> [..., A]`` in [-1, 1]."""
+        return self.policy(self.normalizer(observation))
+
+    @torch.no_grad()
+    def explore(self, observation: Tensor) -> Tensor:
+        """``act`` plus Gaussian noise, clipped to [-1, 1]: ``[..., S] -> [..., A]``."""
+        action = self.act(observation)
+        return (action + self.exploration_std * torch.randn_like(action)).clamp(-1, 1)
+
+    # Training ---------------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Optimizers of world model, critic, policy, and the clock.
+
+        Lightning counts optimizer steps. The three real optimizers are stepped raw, behind its back; the clock, which
+        moves nothing, is stepped once per environment step, so every cadence of the Trainer is in environment steps.
+        """
+        model = [torch.nn.Parameter(torch.zeros(()))] if self.world_model is None else self.world_model.parameters()
+        parameters = (model, self.critic.parameters(), self.policy.parameters())
+        optimizers = [build(p) for build, p in zip(self._optimizers, parameters)]
+        return [*optimizers, torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=0.0)]
+
+    def on_fit_start(self) -> None:
+        """Connects exploration to the data's environment."""
+        self.trainer.datamodule.attach(self.explore)  # type: ignore[attr-defined]
+        self._window = (time.perf_counter(), self.trainer.global_step, int(self.updates))
+
+    def training_step(self, step: Step, _: int) -> None:
+        """One environment step (already taken by the data) and its U updates."""
+        self._observe(step)
+        metrics: dict[str, Tensor] = {}
+        if step.batch is not None:
+            report = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
+            transitions = self._transitions(step.batch)
+            rounds = transitions.r.shape[0]
+            for u in range(rounds):
+                self._latest |= self._update(Transition(*(x[u] for x in transitions)), report and u == rounds - 1)
+            self._stop_if_not_finite(self._latest)
+            if report:
+                metrics = self._latest | self._diagnose(Transition(*(x[-1] for x in transitions)))
+        if step.episode is not None:
+            metrics |= {
+                "train/episode_return": torch.tensor(float(step.episode.return_)),
+                "train/episode_length": torch.tensor(float(step.episode.length)),
+            }
+        self.optimizers()[-1].step()  # type: ignore[index]
+        self._log(metrics)
+
+    def _update(self, transition: Transition, report: bool) -> dict[str, Tensor]:
+        """One update of world model, critic and (every ``policy_delay``) policy and targets, on ``transition [B]``."""
+        model_optimizer, critic_optimizer, policy_optimizer = self.optimizers(use_pl_optimizer=False)[:3]  # type: ignore[index]
+        metrics: dict[str, Tensor] = {}
+        if self.world_model is not None:
+            noise = torch.randn(len(transition.r), self.world_model.loss_noise_size, device=self.device)
+            loss, statistics = self.world_model.loss(transition, noise)
+            metrics["world_model/grad_norm"] = self._descend(loss, model_optimizer)
+            metrics |= {f"world_model/{name}": value for name, value in statistics.items()}
+
+        target, clipped = self.target(transition)
+        noise = self._critic_noise(len(transition.r), self.samples)
+        loss, samples = losses.critic_loss(
+            self.critic, self.divergence, transition, noise, target, self.order, self.gradient_weight
+        )
+        metrics |= {"critic/loss": loss.detach(), "critic/grad_norm": self._descend(loss, critic_optimizer)}
+        if report:
+            statistics = losses.sample_statistics(samples, target, self.reward_scale)
+            metrics |= {f"critic/{name}": value for name, value in statistics.items()}
+            metrics["critic/clipped_fraction"] = clipped
+
+        self.updates += 1
+        if int(self.updates) % self.policy_delay == 0:
+            noise = self._critic_noise(len(transition.r), self.samples)
+            loss = losses.policy_loss(self.policy, self.critic, transition.s, noise)
+            metrics |= {"policy/loss": loss.detach(), "policy/grad_norm": self._descend(loss, policy_optimizer)}
+            polyak_update(self.target_critic, self.critic, self.tau)
+            polyak_update(self.target_policy, self.policy, self.tau)
+        return metrics
+
+    def target(self, transition: Transition) -> tuple[Tensor, Tensor]:
+        """Target samples ``[B, M', D]`` for ``transition [B]``, and the fraction that the bounds changed."""
+        if self.world_model is None:
+            step, width = losses.recorded_step(transition), 0
+        elif self.target_source == "replayed":
+            step, width = losses.replayed_step(self.world_model, transition), self.world_model.noise_size
+        else:
+            step, width = losses.imagined_step(self.world_model), self.world_model.noise_size
+        rows = len(transition.r)
+        target = sobolev_target(
+            step,
+            self.target_policy,
+            self.target_critic,
+            transition.s,
+            transition.a,
+            torch.randn(rows, self.target_samples, width, device=self.device),
+            self._critic_noise(rows, self.target_samples),
+            self.gamma,
+            self.order,
+            self.overestimation,
+        )
+        if self.gradient_bound is None:
+            return target, torch.zeros((), device=self.device)
+        return bound_target(target, self.bounds, self.gradient_bound)
+
+    def _descend(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
+        """One optimizer step on ``loss``, which reaches that optimizer's parameters only; the norm before clipping."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward(inputs=parameters)
+        norm = nn.utils.clip_grad_norm_(parameters, self.max_gradient_norm)
+        optimizer.step()
+        return norm
+
+    def _critic_noise(self, rows: int, count: int, generator: torch.Generator | None = None) -> Tensor:
+        return torch.randn(rows, count, self.critic.noise_size, device=self.device, generator=generator)
+
+    def _side_generator(self) -> torch.Generator:
+        """Noise for reports: they must not move the noise of training, or the logging cadence would change the run."""
+        return torch.Generator(self.device).manual_seed(int(self.updates))
+
+    # Running scales ---------------------------------------------------------------------------------------------------
+
+    def _observe(self, step: Step) -> None:
+        """Takes a newly collected transition, or a batch where nothing is collected, into the running statistics."""
+        new = step.batch if step.new is None else step.new
+        self.normalizer.update(new["observation"])
+        reward = new["next", "reward"]
+        torch.minimum(self.reward_low, reward.min(), out=self.reward_low)
+        torch.maximum(self.reward_high, reward.max(), out=self.reward_high)
+        if int(self.updates) == 0 and self.return_range is not None:
+            # Fixed once learning begins: a scale that moved with the rewards would move every value already learned.
+            bounds = ReturnBounds.from_rewards(self.reward_low, self.reward_high, self.gamma)
+            width = bounds.high - bounds.low
+            self.reward_scale.copy_(torch.where(width > 0, self.return_range / width, 1.0))
+
+    @property
+    def bounds(self) -> ReturnBounds:
+        """What the rewards seen so far allow, in the critic's units."""
+        low, high = self.reward_low * self.reward_scale, self.reward_high * self.reward_scale
+        return ReturnBounds.from_rewards(low, high, self.gamma)
+
+    def _transitions(self, batch: TensorDictBase) -> Transition:
+        """A replay sample ``[...]`` as the networks see it; refreshes the world model's scales with it."""
+        transition = Transition.from_replay(batch, self.normalizer, self.reward_scale)
+        if self.world_model is not None:
+            self.world_model.update_statistics(transition)
+        return transition
+
+    # Reporting --------------------------------------------------------------------------------------------------------
+
+    def validation_step(self, seeds: Tensor, _: int) -> None:
+        """Noise-free episodes of the policy on the evaluation environments, one for each of ``seeds [n]``."""
+        episodes = self.trainer.datamodule.evaluate(self.act, self.gamma)  # type: ignore[attr-defined]
+        returns, lengths = episodes.returns, episodes.lengths.float()
+        metrics = {
+            f"eval/{name}_{kind}": reduce(values)
+            for name, values in (("return", returns), ("length", lengths))
+            for kind, reduce in (("mean", torch.mean), ("min", torch.min), ("max", torch.max))
+        }
+        metrics["eval/return_std"] = returns.std(correction=0)
+        metrics["eval/length_std"] = lengths.std(correction=0)
+        metrics["eval/value"] = self.values(episodes.first_observations.to(self.device), 32).mean()
+        metrics["eval/discounted_return"] = episodes.discounted_returns.mean()
+        self.log_dict(metrics, batch_size=1)
+
+    test_step = validation_step
+
+    @torch.no_grad()
+    def values(self, observation: Tensor, count: int) -> Tensor:
+        """Return samples of the policy from raw observations, in units of reward: ``[n, S] -> [E, n, count]``."""
+        s = self.normalizer(observation)
+        members = self.critic.ensemble_size
+        noise = self._critic_noise(len(s), count, self._side_generator()).expand(members, -1, -1, -1)
+        s, a = (x.unsqueeze(1).expand(members, -1, count, -1) for x in (s, self.policy(s)))
+        return self.critic(s, a, noise) / self.reward_scale
+
+    def _diagnose(self, transition: Transition) -> dict[str, Tensor]:
+        """gamma*kappa on a few transitions, and the speed since the last report."""
+        now, step, updates = time.perf_counter(), self.trainer.global_step + 1, int(self.updates)
+        then, last_step, last_updates = self._window
+        self._window = (now, step, updates)
+        metrics = {
+            "speed/steps_per_second": torch.tensor((step - last_step) / (now - then)),
+            "speed/updates_per_second": torch.tensor((updates - last_updates) / (now - then)),
+        }
+        if self.world_model is not None:
+            rows = Transition(*(x[: self.diagnostic_samples] for x in transition))
+            size = (len(rows.r), self.world_model.noise_size)
+            eps = torch.randn(size, device=self.device, generator=self._side_generator())
+            factors = gamma_kappa(self.world_model, self.target_policy, rows.s, rows.a, eps, self.gamma)
+            metrics["bellman/gamma_kappa"] = factors.max()
+        return metrics
+
+    def _stop_if_not_finite(self, metrics: dict[str, Tensor]) -> None:
+        names = [name for name in metrics if name.endswith("/loss")]
+        finite = torch.stack([metrics[name] for name in names]).isfinite()
+        if not bool(finite.all()):
+            bad = ", ".join(name for name, ok in zip(names, finite.tolist()) if not ok)
+            raise RunFailed(f"{bad} became non-finite at environment step {self.trainer.global_step + 1}")
+
+    def _log(self, metrics: dict[str, Tensor]) -> None:
+        """One call for everything: on reporting steps the whole dictionary, else only a finished episode."""
+        if (self.trainer.global_step) % self.trainer.log_every_n_steps:
+            metrics = {name: value for name, value in metrics.items() if name.startswith("train/")}
+        if metrics:
+            self.log_dict(metrics, batch_size=1)

@@ -1,0 +1,226 @@
+"""The losses as pure functions: numbers by hand, gradient isolation, no NaN from terminal states, torch.func."""
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torch.func import functional_call
+
+from dsob_pl.agents import SobolevActorCritic, losses
+from dsob_pl.bellman import NoCorrection, SobolevOrder, sobolev_target
+from dsob_pl.critics import Critic, GenerativeCritic
+from dsob_pl.divergences import MMD, Multiquadric, SquaredError
+from dsob_pl.networks import DeterministicPolicy
+from dsob_pl.world_models import CVAE, Transition
+
+STATE_ACTION, ACTION, NONE = SobolevOrder.STATE_ACTION, SobolevOrder.ACTION, SobolevOrder.NONE
+
+
+class LinearCritic(Critic):
+    """``Z = w (s + 2 a) + xi``."""
+
+    ensemble_size, noise_size = 1, 1
+
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, s, a, noise):
+        return (self.w * (s + 2 * a) + noise).squeeze(-1)
+
+
+def transition(batch=6, s=3, a=2):
+    return Transition(
+        torch.randn(batch, s), torch.rand(batch, a) * 2 - 1, torch.randn(batch), torch.randn(batch, s), torch.zeros(batch)
+    )
+
+
+def small_parts(dtype=torch.float64):
+    model = CVAE(3, 2, latent_size=4, hidden=(16,), prior_hidden=(8,), termination_hidden=(8,))
+    critic = GenerativeCritic(3, 2, members=2, hidden=(16, 16), noise_size=4)
+    return model, critic, DeterministicPolicy(3, 2, hidden=(16,))
+
+
+def test_critic_loss_by_hand(float64):
+    # s=1, a=2, xi=0.3, w=0.5: Z = 2.8, dZ/da = 2w = 1; target (2, 0.25); gradient weight 3
+    # loss = (2.8-2)^2 + (3 (1 - 0.25))^2 = 0.64 + 5.0625; dloss/dw = 2*0.8*5 + 2*9*0.75*2 = 8 + 27
+    critic = LinearCritic()
+    batch = Transition(torch.ones(1, 1), 2 * torch.ones(1, 1), torch.zeros(1), torch.zeros(1, 1), torch.zeros(1))
+    noise, target = torch.full((1, 1, 1), 0.3), torch.tensor([[[2.0, 0.25]]])
+    loss, samples = losses.critic_loss(critic, SquaredError(), batch, noise, target, ACTION, 3.0)
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), torch.tensor(5.7025))
+    torch.testing.assert_close(critic.w.grad, torch.tensor(35.0))
+    torch.testing.assert_close(samples, torch.tensor([[[[2.8, 1.0]]]]))
+
+
+def test_policy_loss_by_hand(float64):
+    # pi(s) = k s with k = 0.5, s = 1: Z = w (s + 2 k s) + xi = 1 + xi, mean of xi = 0.1; dloss/dk = -2 w s = -1
+    k = torch.tensor(0.5, requires_grad=True)
+    loss = losses.policy_loss(lambda s: k * s, LinearCritic(), torch.ones(1, 1), torch.tensor([[[0.3], [-0.1]]]))
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), torch.tensor(-1.1))
+    torch.testing.assert_close(k.grad, torch.tensor(-1.0))
+
+
+def test_recorded_step_gives_the_plain_distributional_target(float64):
+    critic, batch = LinearCritic(), transition(4, 1, 1)._replace(terminated=torch.tensor([0.0, 1.0, 0.0, 1.0]))
+    noise = torch.randn(4, 3, 1)
+    target = sobolev_target(
+        losses.recorded_step(batch), lambda s: -s, critic, batch.s, batch.a, torch.zeros(4, 3, 0), noise, 0.9, NONE,
+        NoCorrection(),
+    )  # fmt: skip
+    z = critic.w * (batch.s_next - 2 * batch.s_next) + noise.squeeze(-1)
+    expected = batch.r[:, None] + 0.9 * (1 - batch.terminated)[:, None] * z
+    torch.testing.assert_close(target.squeeze(-1), expected.detach())
+
+
+def test_replayed_step_reproduces_the_transition(float64):
+    model, critic, policy = small_parts()
+    batch = transition()._replace(terminated=torch.tensor([0.0, 1, 0, 1, 0, 1]))
+    model.update_statistics(transition(64))
+    eps = torch.randn(6, 5, model.noise_size)
+    s, a = (x.unsqueeze(1).expand(6, 5, -1) for x in (batch.s, batch.a))
+    step = losses.replayed_step(model, batch)(s, a, eps)
+    torch.testing.assert_close(step.s_next, batch.s_next.unsqueeze(1).expand(6, 5, 3))
+    torch.testing.assert_close(step.r, batch.r.unsqueeze(1).expand(6, 5))
+    torch.testing.assert_close(step.continuation, 1 - batch.terminated.unsqueeze(1).expand(6, 5))
+    # Terminated transitions do not bootstrap, whatever the critic says of their next state.
+    target = sobolev_target(
+        losses.replayed_step(model, batch), policy, critic, batch.s, batch.a, eps, torch.randn(6, 5, 4), 0.9,
+        STATE_ACTION, NoCorrection(),
+    )  # fmt: skip
+    ends = batch.terminated.bool()
+    torch.testing.assert_close(target[ends][..., 0], batch.r[ends].unsqueeze(1).expand(-1, 10))
+    assert (target[~ends][..., 0] - batch.r[~ends].unsqueeze(1)).abs().min() > 1e-6
+
+
+@pytest.mark.parametrize("order", [NONE, ACTION, STATE_ACTION])
+def test_losses_run_under_torch_func_and_agree(float64, order):
+    """The same loss with parameters as arguments: what compiling and many seeds in one process build on."""
+    model, critic, policy = small_parts()
+    batch, eps, noise = transition(), torch.randn(6, 5, model.noise_size), torch.randn(6, 5, 4)
+    divergence = MMD(Multiquadric(1.0))
+
+    def loss_of(parameters, batch, nested):
+        bound = Bound(critic, parameters)
+        target = sobolev_target(
+            model, policy, critic, batch.s, batch.a, eps, noise, 0.9, order, NoCorrection(), nested
+        )
+        return losses.critic_loss(bound, divergence, batch, noise, target, order, 0.5)[0]
+
+    parameters = dict(critic.named_parameters())
+    eager = loss_of(parameters, batch, False)
+    expected = torch.autograd.grad(eager, list(parameters.values()), allow_unused=True)
+    detached = {k: v.detach() for k, v in parameters.items()}
+    gradients, value = torch.func.grad_and_value(loss_of)(detached, batch, True)
+    torch.testing.assert_close(value, eager.detach())
+    for g, e in zip(gradients.values(), expected):
+        if e is not None:
+            torch.testing.assert_close(g, e)
+
+    stacked = {k: torch.stack([v, v * 1.1]) for k, v in detached.items()}
+    each = torch.func.vmap(lambda p: loss_of(p, batch, True))(stacked)
+    torch.testing.assert_close(each[0], eager.detach())
+    torch.testing.assert_close(each[1], loss_of({k: v * 1.1 for k, v in detached.items()}, batch, True))
+
+
+class Bound(Critic):
+    """A critic with its parameters given as an argument."""
+
+    def __init__(self, critic, parameters):
+        super().__init__()
+        self.inner = [critic]  # in a list: not a submodule
+        self.parameters_, self.ensemble_size, self.noise_size = parameters, critic.ensemble_size, critic.noise_size
+
+    def forward(self, s, a, noise):
+        return functional_call(self.inner[0], self.parameters_, (s, a, noise))
+
+
+def agent(**options):
+    return SobolevActorCritic(
+        3, 2,
+        critic=lambda s, a: GenerativeCritic(s, a, hidden=(16,), noise_size=4),
+        policy=lambda s, a: DeterministicPolicy(s, a, hidden=(16,)),
+        world_model=lambda s, a: CVAE(s, a, latent_size=2, hidden=(16,), prior_hidden=(8,), termination_hidden=(8,)),
+        **options,
+    )  # fmt: skip
+
+
+def snapshot(module):
+    return [p.detach().clone() for p in module.parameters()]
+
+
+def moved(module, before):
+    return any(not torch.equal(p, q) for p, q in zip(module.parameters(), before))
+
+
+@pytest.mark.parametrize("source", ["imagined", "replayed"])
+@pytest.mark.parametrize("order", [ACTION, STATE_ACTION])
+def test_each_optimizer_moves_its_own_network_only(source, order):
+    it = agent(target_source=source, sobolev=order, policy_delay=1, tau=0.0)
+    it.reward_low.fill_(-1), it.reward_high.fill_(1)
+    real = it.configure_optimizers()
+    parts = {"world_model": it.world_model, "critic": it.critic, "policy": it.policy}
+    targets = {"target_critic": it.target_critic, "target_policy": it.target_policy}
+    for index, trained in enumerate(parts):
+        frozen = [torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=0.0) for _ in range(3)]
+        # Every loss is computed and differentiated, but only one optimizer is real.
+        steps = [real[k] if k == index else Still(real[k]) for k in range(3)]
+        it.optimizers = lambda use_pl_optimizer=True, steps=steps: [*steps, frozen[0]]
+        before = {name: snapshot(part) for name, part in (parts | targets).items()}
+        it._update(transition(), report=True)
+        assert {name for name, part in (parts | targets).items() if moved(part, before[name])} == {trained}
+    assert all(p.grad is None for target in targets.values() for p in target.parameters())
+
+
+class Still:
+    """An optimizer that takes gradients but no steps."""
+
+    def __init__(self, optimizer):
+        self.param_groups, self.zero_grad = optimizer.param_groups, optimizer.zero_grad
+
+    def step(self):
+        pass
+
+
+def replay_batch(rows=8):
+    nxt = TensorDict(
+        {
+            "observation": torch.randn(rows, 3),
+            "reward": torch.randn(rows, 1),
+            "terminated": torch.zeros(rows, 1, dtype=torch.bool),
+            "truncated": torch.zeros(rows, 1, dtype=torch.bool),
+        },
+        [rows],
+    )
+    return TensorDict(
+        {"observation": torch.randn(rows, 3), "action": torch.rand(rows, 2) * 2 - 1, "next": nxt}, [rows]
+    )
+
+
+@pytest.mark.parametrize(("order", "source"), [(NONE, "replayed"), (ACTION, "replayed"), (STATE_ACTION, "imagined")])
+def test_nan_in_a_terminal_next_state_never_leaks(order, source):
+    it = agent(sobolev=order, target_source=source)
+    it.reward_low.fill_(-1), it.reward_high.fill_(1)
+    batch = replay_batch()
+    batch["next", "terminated"][::2] = True
+    batch["next", "observation"][::2] = torch.nan
+    rows = it._transitions(batch)
+    target, _ = it.target(rows)
+    assert target.isfinite().all()
+    real = it.configure_optimizers()
+    it.optimizers = lambda use_pl_optimizer=True: real
+    metrics = it._update(rows, report=True)
+    assert all(torch.isfinite(v).all() for v in metrics.values())
+    assert all(p.isfinite().all() for p in it.parameters())
+    # The sampled state itself never matters there: another value gives the same target.
+    torch.manual_seed(3)
+    first, _ = it.target(rows)
+    if source == "replayed" and order is NONE:
+        torch.testing.assert_close(first[::2, :, 0], rows.r[::2, None].expand(-1, first.shape[1]))
+
+
+def test_nan_in_the_next_state_of_a_running_episode_is_not_hidden():
+    batch = replay_batch()
+    batch["next", "observation"][0] = torch.nan
+    assert agent()._transitions(batch).s_next[0].isnan().all()
