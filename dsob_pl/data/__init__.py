@@ -1,0 +1,17 @@
+"""Data: collection, replay, and the data module that joins them."""
+
+from dsob_pl.data.collector import Collector, EpisodeStatistics
+from dsob_pl.data.datamodule import ReplayDataModule
+from dsob_pl.data.replay import build_replay, load_replay, save_replay, transitions
+from dsob_pl.data.stream import Step
+
+__all__ = [
+    "Collector",
+    "EpisodeStatistics",
+    "ReplayDataModule",
+    "Step",
+    "build_replay",
+    "load_replay",
+    "save_replay",
+    "transitions",
+]

@@ -1,0 +1,111 @@
+"""Collection: one environment, one step at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from dsob_pl.data.replay import transition
+from dsob_pl.envs import env_name, flat_observation
+from dsob_pl.errors import RunFailed
+
+
+class EpisodeStatistics(NamedTuple):
+    """Undiscounted return and number of environment steps of a finished training episode."""
+
+    return_: float
+    length: int
+
+
+class Collector:
+    """Takes environment steps and turns them into transitions.
+
+    The first reset is seeded, later ones are not, so the whole sequence of episodes follows from the seed. The next
+    observation of the last transition of an episode is the one the episode ended in, not that of the next reset.
+
+    Args:
+        env: an environment of ``make_env``.
+        seed: of the first reset and of the random actions.
+        warmup_steps: as many steps take actions uniform in [-1, 1]^A before the policy is asked.
+    """
+
+    def __init__(self, env: gymnasium.Env, seed: int, warmup_steps: int) -> None:
+        self.env = env
+        self.seed = seed
+        self.warmup_steps = warmup_steps
+        self.explore: Callable[[Tensor], Tensor] | None = None
+        self.steps = 0
+        self.episodes = 0
+        self._random = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]))
+        self._action_size = int(env.action_space.shape[0])  # type: ignore[index]
+        self._observation: np.ndarray | None = None
+        self._return = 0.0
+        self._length = 0
+
+    def step(self) -> tuple[TensorDict, EpisodeStatistics | None]:
+        """One environment step: the transition [1], and the statistics of the episode if it ended here.
+
+        Raises:
+            RunFailed: an observation, reward or action that is not finite.
+        """
+        if self._observation is None:
+            self._reset(self.seed if self.steps == 0 else self._seed_after_restart())
+        observation, action = self._observation, self._action()
+        assert observation is not None
+        self.steps += 1
+        reached, given, terminated, truncated, _ = self.env.step(action.numpy())
+        next_observation, reward = flat_observation(reached, self.env, self.steps), float(given)
+        if not math.isfinite(reward):
+            raise RunFailed(f"{env_name(self.env)} returned the reward {reward} at environment step {self.steps}")
+        new = transition(observation, action, next_observation, reward, bool(terminated), bool(truncated))
+        self._return += reward
+        self._length += 1
+        self._observation = next_observation
+        if not (terminated or truncated):
+            return new, None
+        finished = EpisodeStatistics(self._return, self._length)
+        self.episodes += 1
+        self._reset(None)
+        return new, finished
+
+    def restart(self, env: gymnasium.Env | None = None) -> None:
+        """Gives up the running episode; the next step begins a new one, in ``env`` if one is given."""
+        self.env = env if env is not None else self.env
+        self._observation = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters and the generator of the random actions; the state of the simulator is not in it."""
+        return {"steps": self.steps, "episodes": self.episodes, "random": self._random.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from the counters of ``state_dict``; the episode that ran at that moment starts anew."""
+        self.steps = int(state["steps"])
+        self.episodes = int(state["episodes"])
+        self._random.set_state(state["random"])
+        self.restart()
+
+    def _reset(self, seed: int | None) -> None:
+        self._observation = flat_observation(self.env.reset(seed=seed)[0], self.env, self.steps)
+        self._return, self._length = 0.0, 0
+
+    def _seed_after_restart(self) -> int:
+        # an environment made anew has an unseeded generator: without a seed here a resumed run would not be repeatable
+        return int(np.random.SeedSequence([self.seed, 2, self.steps]).generate_state(1)[0])
+
+    def _action(self) -> Tensor:
+        if self.steps < self.warmup_steps:
+            return torch.rand(self._action_size, generator=self._random) * 2.0 - 1.0
+        if self.explore is None:
+            raise RuntimeError("the warm-up is over and no policy is attached: call ReplayDataModule.attach(explore)")
+        with torch.no_grad():
+            action = self.explore(torch.from_numpy(self._observation)).to("cpu", torch.float32)
+        if not torch.isfinite(action).all():
+            raise RunFailed(f"the policy's action is not finite at environment step {self.steps + 1}")
+        return action.clamp(-1.0, 1.0)

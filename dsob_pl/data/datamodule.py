@@ -1,0 +1,211 @@
+"""The data module: collects one environment step per training step and draws that step's batches from replay."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import lightning as L
+import numpy as np
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from dsob_pl.data.collector import Collector
+from dsob_pl.data.episodes import is_held_out, split_held_out, trajectories
+from dsob_pl.data.replay import build_replay, load_replay, load_replay_state, replay_state, transitions
+from dsob_pl.data.stream import EnvironmentSteps, SingleItem, Step
+from dsob_pl.envs import Episodes, make_env, run_episodes
+from dsob_pl.errors import UsageError
+
+
+class ReplayDataModule(L.LightningDataModule):
+    """Owns the environment, the replay buffer, the collection of steps and the evaluation environments.
+
+    Args:
+        env_id: any gymnasium id with Box observation and action spaces, or ``module:Id-v0`` of a package of one's own.
+        env_kwargs: further arguments of the environment; ``max_episode_steps`` sets its time limit.
+        capacity: transitions that the replay buffer holds; the oldest ones are overwritten.
+        batch_size: B, transitions per update.
+        updates_per_step: U, updates per environment step (UTD ratio).
+        warmup_steps: environment steps with uniformly random actions and without updates at the start.
+        evaluation_episodes: episodes per evaluation.
+        evaluation_seed: the evaluation episodes are reset with this seed and the ones that follow it.
+        seed: of the environment's first reset, the random actions and the draws from replay.
+        replay_path: a file of ``save_replay`` or a checkpoint, whose transitions fill the buffer before the start.
+        collect: False trains on the transitions of ``replay_path`` only and takes no environment step.
+        holdout_fraction: part of the episodes, rounded to one of k, that goes to ``holdout`` instead of ``replay``:
+            the episode number i, from 0, with i mod k = k // 2. They still count as environment steps.
+
+    Raises:
+        UsageError: a value out of its range, an environment or a file that cannot be used.
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        env_kwargs: dict[str, Any] | None = None,
+        capacity: int = 1_000_000,
+        batch_size: int = 256,
+        updates_per_step: int = 10,
+        warmup_steps: int = 1000,
+        evaluation_episodes: int = 10,
+        evaluation_seed: int = 10_000,
+        seed: int = 0,
+        replay_path: str | None = None,
+        collect: bool = True,
+        holdout_fraction: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.env_id = env_id
+        self.env_kwargs = env_kwargs
+        self.batch_size = _integer("batch_size", batch_size, 1)
+        self.updates_per_step = _integer("updates_per_step", updates_per_step, 1)
+        self.evaluation_episodes = _integer("evaluation_episodes", evaluation_episodes, 1)
+        self.evaluation_seed = _integer("evaluation_seed", evaluation_seed, 0)
+        self.collect = collect
+        capacity, seed = _integer("capacity", capacity, 1), _integer("seed", seed, 0)
+        warmup_steps = _integer("warmup_steps", warmup_steps, 0)
+        self._holdout_every = _one_of("holdout_fraction", holdout_fraction)
+        if not collect and replay_path is None:
+            raise UsageError("data.replay_path: a file of transitions is needed where data.collect is false")
+
+        self._env: gymnasium.Env | None = make_env(env_id, env_kwargs=env_kwargs)
+        self._evaluation_envs: list[gymnasium.Env] = []
+        self.observation_size = int(self._env.observation_space.shape[0])  # type: ignore[index]
+        self.action_size = int(self._env.action_space.shape[0])  # type: ignore[index]
+        self.replay = build_replay(capacity, int(np.random.SeedSequence([seed, 0]).generate_state(1)[0]))
+        self.holdout = build_replay(max(capacity // max(self._holdout_every, 1), 1), seed)
+        self.collector = Collector(self._env, seed, warmup_steps)
+        self._steps_without_collection = 0
+        if replay_path is not None:
+            self._fill(load_replay(replay_path), replay_path)
+
+    @property
+    def env(self) -> gymnasium.Env:
+        """The environment of the collection; made anew after ``teardown`` has closed it."""
+        if self._env is None:
+            self._env = make_env(self.env_id, env_kwargs=self.env_kwargs)
+            self.collector.restart(self._env)
+        return self._env
+
+    @property
+    def steps_collected(self) -> int:
+        """Environment steps taken so far, those before a resume included."""
+        return self.collector.steps
+
+    def attach(self, explore: Callable[[Tensor], Tensor]) -> None:
+        """Gives the policy of the collection: a raw observation [S] to an action [A], its noise included."""
+        self.collector.explore = explore
+
+    def step(self) -> Step:
+        """One environment step and the transitions of its updates."""
+        if not self.collect:
+            self._steps_without_collection += 1
+            return Step(None, self._sample(), None, self._steps_without_collection)
+        _ = self.env
+        target = self.holdout if is_held_out(self.collector.episodes, self._holdout_every) else self.replay
+        new, episode = self.collector.step()
+        target.extend(new)
+        warm = self.steps_collected > self.collector.warmup_steps and len(self.replay) > 0
+        return Step(new, self._sample() if warm else None, episode, self.steps_collected)
+
+    def evaluate(
+        self, policy: Callable[[Tensor], Tensor], gamma: float, device: torch.device | str | None = None
+    ) -> Episodes:
+        """Evaluation episodes with fixed seeds, in environments of their own; see ``run_episodes``."""
+        if not self._evaluation_envs:
+            n = self.evaluation_episodes
+            self._evaluation_envs = [make_env(self.env_id, env_kwargs=self.env_kwargs) for _ in range(n)]
+        return run_episodes(self._evaluation_envs, policy, self._evaluation_seeds().tolist(), gamma, device)
+
+    def holdout_trajectories(self, k: int, n: int) -> TensorDict:
+        """Up to n stretches [n, k] of k consecutive held-out transitions of one episode each, spread evenly."""
+        return trajectories(transitions(self.holdout), k, n)
+
+    def train_dataloader(self) -> EnvironmentSteps:
+        """One ``Step`` per environment step, without end and without prefetching."""
+        return EnvironmentSteps(self.step)
+
+    def val_dataloader(self) -> SingleItem:
+        """One item: the seeds [n] of the evaluation episodes."""
+        return SingleItem(self._evaluation_seeds())
+
+    def test_dataloader(self) -> SingleItem:
+        """The same item as for validation."""
+        return self.val_dataloader()
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Moves a ``Step`` or a tensor; on the CPU nothing is touched."""
+        return batch if device.type == "cpu" else batch.to(device)
+
+    def teardown(self, stage: str) -> None:
+        """Closes all environments; they are made anew where they are needed again."""
+        for env in (*self._evaluation_envs, *([self._env] if self._env is not None else [])):
+            env.close()
+        self._evaluation_envs, self._env = [], None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both buffers, counters and generators, as plain tensors and numbers.
+
+        The simulator's state is not in it: after ``load_state_dict`` the running episode starts anew.
+        """
+        return {
+            "replay": replay_state(self.replay),
+            "holdout": replay_state(self.holdout),
+            "collector": self.collector.state_dict(),
+            "steps_without_collection": self._steps_without_collection,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from ``state_dict``.
+
+        Raises:
+            UsageError: the transitions have other sizes than the environment.
+        """
+        for name in ("replay", "holdout"):
+            if state[name]["size"]:
+                self._check_sizes(state[name], "the checkpoint")
+        load_replay_state(self.replay, state["replay"])
+        load_replay_state(self.holdout, state["holdout"])
+        self.collector.load_state_dict(state["collector"])
+        self._steps_without_collection = int(state["steps_without_collection"])
+
+    def _sample(self) -> TensorDict:
+        updates, size = self.updates_per_step, self.batch_size
+        batch = self.replay.sample(updates * size)
+        del batch["index"]
+        return batch.view(updates, size)
+
+    def _fill(self, data: TensorDict, path: str) -> None:
+        self._check_sizes(data, f"'{path}'")
+        train, held_out = split_held_out(data, self._holdout_every)
+        for replay, part in ((self.replay, train), (self.holdout, held_out)):
+            if len(part):
+                replay.extend(part[-replay.storage.max_size :])
+
+    def _check_sizes(self, data: Any, source: str) -> None:
+        for key, expected in (("observation", self.observation_size), ("action", self.action_size)):
+            if data[key].shape[-1] != expected:
+                raise UsageError(
+                    f"{source} holds transitions of {key} size {data[key].shape[-1]}, {self.env_id} has {expected}"
+                )
+
+    def _evaluation_seeds(self) -> Tensor:
+        return self.evaluation_seed + torch.arange(self.evaluation_episodes)
+
+
+def _integer(name: str, value: Any, minimum: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
+        raise UsageError(f"data.{name}: expected an integer of at least {minimum}, got {value!r}")
+    return int(value)
+
+
+def _one_of(name: str, fraction: Any) -> int:
+    """The k of 'one episode of k', 0 for none."""
+    if isinstance(fraction, bool) or not isinstance(fraction, numbers.Real) or not 0.0 <= float(fraction) <= 0.5:
+        raise UsageError(f"data.{name}: expected a number between 0 and 0.5, got {fraction!r}")
+    return 0 if float(fraction) == 0.0 else math.floor(1.0 / float(fraction) + 0.5)

@@ -1,0 +1,147 @@
+"""Replay: a TorchRL buffer of transitions on the CPU, its episodes, and its files.
+
+Keys, raw values as the environment gave them: ``observation`` [S], ``action`` [A] in [-1, 1], and under ``next``:
+``observation`` [S], ``reward`` [1], ``terminated`` [1] and ``truncated`` [1] (bool).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from torchrl.data import LazyTensorStorage, RandomSampler, TensorDictReplayBuffer
+from torchrl.data.replay_buffers.writers import RoundRobinWriter
+
+from dsob_pl.errors import UsageError
+
+FIELDS: dict[str, str | tuple[str, str]] = {
+    "observation": "observation",
+    "action": "action",
+    "next_observation": ("next", "observation"),
+    "reward": ("next", "reward"),
+    "terminated": ("next", "terminated"),
+    "truncated": ("next", "truncated"),
+}
+
+
+def transition(
+    observation: np.ndarray,
+    action: Tensor,
+    next_observation: np.ndarray,
+    reward: float,
+    terminated: bool,
+    truncated: bool,
+) -> TensorDict:
+    """One transition as a TensorDict [1]; copies what it is given."""
+    after = {
+        "observation": torch.tensor(next_observation).unsqueeze(0),
+        "reward": torch.tensor([[reward]], dtype=torch.float32),
+        "terminated": torch.tensor([[terminated]]),
+        "truncated": torch.tensor([[truncated]]),
+    }
+    before = {"observation": torch.tensor(observation).unsqueeze(0), "action": action.detach().clone().unsqueeze(0)}
+    return TensorDict({**before, "next": TensorDict(after, [1])}, [1])
+
+
+def build_replay(capacity: int, seed: int) -> TensorDictReplayBuffer:
+    """A ring of ``capacity`` transitions, sampled uniformly with replacement from its own generator.
+
+    Memory is taken when transitions arrive. The indices drawn depend on ``seed`` and on the numbers drawn before, not
+    on torch's global generator.
+    """
+    if "RL_LOGGING_LEVEL" not in os.environ:
+        # torchrl announces each allocation on stderr, in the middle of the progress bar
+        logging.getLogger("torchrl").setLevel(logging.WARNING)
+    return TensorDictReplayBuffer(
+        storage=LazyTensorStorage(capacity),
+        sampler=RandomSampler(),
+        # the TensorDict writer would store each transition's index beside it, 8 bytes that nothing reads
+        writer=RoundRobinWriter(),
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def transitions(replay: TensorDictReplayBuffer) -> TensorDict:
+    """All transitions, oldest first, as a copy [n]."""
+    return _rolled(replay_state(replay))
+
+
+def replay_state(replay: TensorDictReplayBuffer) -> dict[str, Any]:
+    """The valid part in the order of the storage, the position of the next write, and the sampling generator.
+
+    Plain tensors and numbers, so that ``torch.load(weights_only=True)`` reads it.
+    """
+    state: dict[str, Any] = {
+        "size": len(replay),
+        "cursor": int(replay.writer.state_dict()["_cursor"]),
+        "generator": replay._rng.get_state(),
+    }
+    if len(replay):
+        stored = replay.storage[: len(replay)]
+        # a view would take the whole ring into the file
+        state |= {name: stored[key].clone() for name, key in FIELDS.items()}
+    return state
+
+
+def load_replay_state(replay: TensorDictReplayBuffer, state: dict[str, Any]) -> None:
+    """Fills an empty buffer from ``replay_state``.
+
+    With the same capacity the buffer continues exactly as the saved one would have; a smaller one keeps the newest.
+    """
+    capacity, size = replay.storage.max_size, int(state["size"])
+    replay.empty()
+    if size == capacity:
+        replay.extend(_from_fields(state))
+        replay.writer.load_state_dict({"_cursor": int(state["cursor"]) % capacity})
+    elif size:
+        replay.extend(_rolled(state)[-capacity:])
+    replay._rng.set_state(state["generator"])
+
+
+def save_replay(replay: TensorDictReplayBuffer, path: str | Path) -> None:
+    """Writes all transitions, oldest first, as a plain file of tensors."""
+    data = transitions(replay)
+    torch.save({"replay": {"size": len(data), "cursor": 0} | {name: data[key] for name, key in FIELDS.items()}}, path)
+
+
+def load_replay(path: str | Path) -> TensorDict:
+    """The transitions [n], oldest first, of a file of ``save_replay`` or of a checkpoint of a run.
+
+    Raises:
+        UsageError: the file is missing, unreadable, or holds no transitions.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"data.replay_path: no file '{path}'")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UsageError(f"data.replay_path: '{path}' is not a file of save_replay or a checkpoint") from error
+    content = content.get("ReplayDataModule", content) if isinstance(content, dict) else {}
+    state = content.get("replay", {})
+    if not isinstance(state, dict) or not all(isinstance(state.get(name), Tensor) for name in FIELDS):
+        raise UsageError(f"data.replay_path: '{path}' holds no transitions; expected a file of save_replay")
+    size = len(state["observation"])
+    if not size or any(state[name].ndim != 2 or len(state[name]) != size for name in FIELDS):
+        raise UsageError(f"data.replay_path: the tensors in '{path}' are not [n, size] with one n of at least 1")
+    return _rolled(state)
+
+
+def _from_fields(state: dict[str, Any]) -> TensorDict:
+    size = len(state["observation"])
+    data = TensorDict({}, [size])
+    for name, key in FIELDS.items():
+        data[key] = state[name]
+    return data
+
+
+def _rolled(state: dict[str, Any]) -> TensorDict:
+    """Oldest first: the next write goes to the oldest entry of a full ring."""
+    data, cursor = _from_fields(state), int(state["cursor"])
+    return data if cursor % len(data) == 0 else torch.cat([data[cursor:], data[:cursor]])

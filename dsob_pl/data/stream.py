@@ -1,0 +1,65 @@
+"""What the trainer iterates over: environment steps without end, and the single item of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from dsob_pl.data.collector import EpisodeStatistics
+
+
+@dataclass
+class Step:
+    """What one environment step brings to the training step.
+
+    Attributes:
+        new: the transition [1] just collected; None where nothing is collected (``collect=False``).
+        batch: transitions [U, B] from replay; None during the warm-up.
+        episode: statistics of the episode that ended at this step, if one did.
+        environment_step: number of this step, from 1.
+    """
+
+    new: TensorDict | None
+    batch: TensorDict | None
+    episode: EpisodeStatistics | None
+    environment_step: int
+
+    def to(self, device: torch.device | str) -> Step:
+        """The same step with its tensors on ``device``."""
+        new, batch = (part if part is None else part.to(device) for part in (self.new, self.batch))
+        return Step(new, batch, self.episode, self.environment_step)
+
+
+class EnvironmentSteps:
+    """A plain iterable over environment steps.
+
+    It has a length because Lightning fetches one item ahead of an iterable without one: the action would then come
+    from the policy before the last update. The length is larger than any run.
+    """
+
+    def __init__(self, step: Callable[[], Step]) -> None:
+        self._step = step
+
+    def __len__(self) -> int:
+        return 10**12
+
+    def __iter__(self) -> Iterator[Step]:
+        while True:
+            yield self._step()
+
+
+class SingleItem:
+    """An iterable of one item."""
+
+    def __init__(self, item: Tensor) -> None:
+        self._item = item
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield self._item

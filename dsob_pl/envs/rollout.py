@@ -1,0 +1,106 @@
+"""Evaluation episodes: fixed seeds, no exploration noise, one batched policy call per step for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from dsob_pl.errors import RunFailed
+
+LONGEST_EPISODE = 1_000_000
+
+
+class Episodes(NamedTuple):
+    """Statistics of n finished episodes, on the CPU.
+
+    Fields: returns, discounted_returns and lengths [n] float32, first_observations [n, S] float32, and
+    terminated [n] bool, False where the episode ended by its time limit.
+    """
+
+    returns: Tensor
+    lengths: Tensor
+    discounted_returns: Tensor
+    first_observations: Tensor
+    terminated: Tensor
+
+
+@torch.no_grad()
+def run_episodes(
+    envs: Sequence[gymnasium.Env],
+    policy: Callable[[Tensor], Tensor],
+    seeds: Sequence[int],
+    gamma: float,
+    device: torch.device | str | None = None,
+) -> Episodes:
+    """One episode per seed in lock step; an environment whose episode has ended leaves the batch.
+
+    Args:
+        envs: at least as many environments of ``make_env`` as there are seeds; environment i takes seed i.
+        policy: raw observations [n, S] float32 of the n running episodes, on ``device``, to actions [n, A] in [-1, 1].
+        seeds: reset seeds, one per episode.
+        gamma: discount of ``discounted_returns``.
+        device: where the policy wants its observations.
+
+    Raises:
+        RunFailed: an observation, reward or action that is not finite, or an episode that does not end.
+    """
+    if len(envs) < len(seeds):
+        raise ValueError(f"run_episodes needs an environment per seed, got {len(envs)} for {len(seeds)} seeds")
+    n = len(seeds)
+    # accumulated in float64: a thousand float32 additions would show in the fourth digit
+    returns, discounted, lengths = np.zeros(n), np.zeros(n), np.zeros(n, dtype=np.int64)
+    terminated = np.zeros(n, dtype=bool)
+    first = np.stack([flat_observation(env.reset(seed=int(seed))[0], env, 0) for env, seed in zip(envs, seeds)])
+    observations, running = first.copy(), list(range(n))
+    while running:
+        batch = torch.from_numpy(observations[running])
+        actions = policy(batch if device is None else batch.to(device)).to("cpu", torch.float32).numpy()
+        still_running = []
+        for i, action in zip(running, actions, strict=True):
+            if not np.isfinite(action).all():
+                raise RunFailed(f"evaluation: the policy's action is not finite at step {lengths[i] + 1} of an episode")
+            observation, reward, ended, cut, _ = envs[i].step(action)
+            returns[i] += float(reward)
+            discounted[i] += gamma ** lengths[i] * float(reward)
+            lengths[i] += 1
+            observations[i] = flat_observation(observation, envs[i], lengths[i])
+            terminated[i] = ended
+            if not (ended or cut):
+                still_running.append(i)
+            if lengths[i] >= LONGEST_EPISODE:
+                raise RunFailed(
+                    f"evaluation: an episode of {env_name(envs[i])} has not ended after {lengths[i]} steps; "
+                    "set data.env_kwargs.max_episode_steps"
+                )
+        running = still_running
+    if not np.isfinite(returns).all():
+        raise RunFailed(f"evaluation: {env_name(envs[0])} gave a reward that is not finite")
+    return Episodes(
+        torch.from_numpy(returns).float(),
+        torch.from_numpy(lengths).float(),
+        torch.from_numpy(discounted).float(),
+        torch.from_numpy(first),
+        torch.from_numpy(terminated),
+    )
+
+
+def flat_observation(observation: np.ndarray, env: gymnasium.Env, step: int) -> np.ndarray:
+    """A float32 copy [S] of what the environment returned.
+
+    Raises:
+        RunFailed: an entry is NaN or infinite; names the environment and the step.
+    """
+    flat = np.array(observation, dtype=np.float32)
+    if not np.isfinite(flat).all():
+        raise RunFailed(f"{env_name(env)} returned an observation that is not finite at environment step {step}")
+    return flat
+
+
+def env_name(env: gymnasium.Env) -> str:
+    """The id of the environment, or its class where it was built without the registry."""
+    return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
