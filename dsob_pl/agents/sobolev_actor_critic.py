@@ -32,6 +32,10 @@ from dsob_pl.divergences import MMD, Divergence
 from dsob_pl.errors import RunFailed, UsageError
 from dsob_pl.networks import DeterministicPolicy, RunningNormalizer, polyak_update, target_copy
 from dsob_pl.world_models import CVAE, Transition, WorldModel
+from dsob_pl.world_models.metrics import spread_ratio
+
+# World-model samples per transition for its reported spread.
+_SPREAD_SAMPLES = 16
 
 
 class SobolevActorCritic(L.LightningModule):
@@ -62,7 +66,8 @@ class SobolevActorCritic(L.LightningModule):
         policy_optimizer: optimizer of the policy.
         world_model_optimizer: optimizer of the world model.
         max_gradient_norm: global-norm limit of each optimizer's gradient.
-        diagnostic_samples: transitions on which gamma*kappa is estimated, at the logging cadence.
+        diagnostic_samples: transitions on which gamma*kappa and the world model's spread are estimated, at the logging
+            cadence.
 
     Raises:
         UsageError: an option is out of range, or a combination cannot be had.
@@ -336,7 +341,7 @@ class SobolevActorCritic(L.LightningModule):
         return self.critic(s, a, noise) / self.reward_scale
 
     def _diagnose(self, transition: Transition) -> dict[str, Tensor]:
-        """gamma*kappa on a few transitions, and the speed since the last report."""
+        """gamma*kappa and the world model's spread on a few transitions, and the speed since the last report."""
         now, step, updates = time.perf_counter(), self.trainer.global_step + 1, int(self.updates)
         then, last_step, last_updates = self._window
         self._window = (now, step, updates)
@@ -346,10 +351,11 @@ class SobolevActorCritic(L.LightningModule):
         }
         if self.world_model is not None:
             rows = Transition(*(x[: self.diagnostic_samples] for x in transition))
-            size = (len(rows.r), self.world_model.noise_size)
+            size = (_SPREAD_SAMPLES, len(rows.r), self.world_model.noise_size)
             eps = torch.randn(size, device=self.device, generator=self._side_generator())
-            factors = gamma_kappa(self.world_model, self.target_policy, rows.s, rows.a, eps, self.gamma)
+            factors = gamma_kappa(self.world_model, self.target_policy, rows.s, rows.a, eps[0], self.gamma)
             metrics["bellman/gamma_kappa"] = factors.max()
+            metrics["world_model/spread"] = spread_ratio(self.world_model, rows, eps)
         return metrics
 
     def _stop_if_not_finite(self, metrics: dict[str, Tensor]) -> None:

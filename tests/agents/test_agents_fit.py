@@ -1,0 +1,103 @@
+"""The agent under Lightning, on a real environment."""
+
+import csv
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+
+from dsob_pl.agents import SobolevActorCritic
+from dsob_pl.critics import GenerativeCritic
+from dsob_pl.data import ReplayDataModule
+from dsob_pl.errors import RunFailed
+from dsob_pl.networks import DeterministicPolicy
+from dsob_pl.tracking.glossary import GLOSSARY, unknown_metrics
+from dsob_pl.world_models import CVAE
+
+
+def build(**options):
+    L.seed_everything(0, verbose=False)
+    data = ReplayDataModule("Pendulum-v1", {"max_episode_steps": 20}, 1000, 8, 2, 10, 2)
+    agent = SobolevActorCritic(
+        data.observation_size, data.action_size,
+        critic=lambda s, a: GenerativeCritic(s, a, hidden=(8,)),
+        policy=lambda s, a: DeterministicPolicy(s, a, hidden=(8,)),
+        world_model=lambda s, a: CVAE(s, a, hidden=(8,), prior_hidden=(8,), termination_hidden=(8,)),
+        samples=4, diagnostic_samples=4, **options,
+    )  # fmt: skip
+    return agent, data
+
+
+def trainer(folder, steps=40, log_every=5, validate_every=20):
+    return L.Trainer(
+        accelerator="cpu", max_steps=steps, max_epochs=-1, val_check_interval=validate_every,
+        check_val_every_n_epoch=None, num_sanity_val_steps=0, log_every_n_steps=log_every,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        logger=CSVLogger(folder, name="", version="run"),
+    )  # fmt: skip
+
+
+def metrics(folder):
+    with open(Path(folder) / "run" / "metrics.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def parameters(agent):
+    return torch.cat([p.detach().flatten() for p in agent.parameters()])
+
+
+@pytest.mark.parametrize("source", ["imagined", "replayed"])
+def test_a_fit_counts_environment_steps_and_logs_the_glossary(tmp_path, source):
+    agent, data = build(target_source=source, sobolev="state_action")
+    run = trainer(tmp_path)
+    run.fit(agent, data)
+    assert run.global_step == data.steps_collected == 40
+    assert int(agent.updates) == 2 * 30  # no updates in the 10 steps of warm-up
+    rows = metrics(tmp_path)
+    names = {name for row in rows for name, value in row.items() if value} - {"step", "epoch"}
+    assert not unknown_metrics(names)
+    alone = {"world_model/heldout_log_likelihood", "world_model/open_loop_error"}  # of a world model fitted by itself
+    assert names == set(GLOSSARY) - alone
+    assert all(float(value) == float(value) for row in rows for value in row.values() if value)
+
+
+def test_reporting_more_often_does_not_change_the_run(tmp_path):
+    finals = []
+    for log_every, validate_every in ((5, 10), (20, 40)):
+        agent, data = build(sobolev="state_action")
+        trainer(tmp_path, log_every=log_every, validate_every=validate_every).fit(agent, data)
+        finals.append(parameters(agent))
+    assert torch.equal(*finals)
+
+
+def test_the_return_scale_is_fixed_when_learning_begins(tmp_path):
+    agent, data = build(return_range=10.0, gamma=0.9)
+    trainer(tmp_path, steps=11).fit(agent, data)
+    scale = float(agent.reward_scale)
+    assert float(agent.bounds.high - agent.bounds.low) == pytest.approx(10.0)
+    assert scale != 1
+    seen = float(agent.reward_low)
+    agent.reward_low.sub_(5.0)  # a worse reward comes later: the bounds widen, the units of the critic stay
+    trainer(tmp_path / "more", steps=30).fit(agent, data)
+    assert float(agent.reward_low) <= seen - 5
+    assert float(agent.reward_scale) == scale
+    assert float(agent.bounds.high - agent.bounds.low) > 10
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_by_name_and_step(tmp_path):
+    agent, data = build()
+    with torch.no_grad():
+        agent.critic.mlp.layers[0].weight.fill_(torch.nan)
+    with pytest.raises(RunFailed, match=r"critic/loss.* became non-finite at environment step 11"):
+        trainer(tmp_path).fit(agent, data)
+
+
+def test_values_are_in_units_of_reward():
+    agent, _ = build()
+    observation = torch.randn(3, 3)
+    before = agent.values(observation, 6)
+    agent.reward_scale.fill_(0.1)
+    assert before.shape == (2, 3, 6)
+    torch.testing.assert_close(agent.values(observation, 6), before * 10)

@@ -1,0 +1,61 @@
+"""Every file in conf/ runs: tasks by themselves, overlays on top of a task, all at tiny sizes."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dsob_pl.cli import main
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+TASKS = sorted(p for p in CONF.glob("*.yaml") if p.name != "debug.yaml")
+OVERLAYS = sorted(CONF.glob("*/*.yaml"))
+TINY = ["--trainer.max_steps=14", "--trainer.val_check_interval=14", "--trainer.log_every_n_steps=7", "--threads=1"]
+TINY += ["--data.warmup_steps=6", "--data.batch_size=4", "--data.updates_per_step=1", "--data.capacity=1000"]
+TINY += ["--data.evaluation_episodes=1", "--data.env_kwargs.max_episode_steps=5"]
+
+
+def run(monkeypatch, folder, files, *more):
+    monkeypatch.chdir(folder)
+    logger = "--trainer.logger=lightning.pytorch.loggers.CSVLogger", "--trainer.logger.save_dir=logs"
+    return main(["fit", *(f"--config={file}" for file in files), *TINY, *logger, *more])
+
+
+@pytest.mark.parametrize("path", TASKS, ids=lambda p: p.stem)
+def test_a_task_runs_by_itself(path, monkeypatch, tmp_path):
+    assert run(monkeypatch, tmp_path, [path]) == 0
+    assert list(tmp_path.rglob("last.ckpt"))
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_an_overlay_runs_on_a_task(path, monkeypatch, tmp_path):
+    assert run(monkeypatch, tmp_path, [CONF / "walker.yaml", path, CONF / "debug.yaml"]) == 0
+
+
+@pytest.mark.parametrize("path", [*TASKS, *OVERLAYS, CONF / "debug.yaml"], ids=lambda p: p.stem)
+def test_a_file_begins_with_its_command(path):
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("# python -m dsob_pl fit --config conf/")
+    assert str(path.relative_to(CONF.parent)) in first
+    for word in first.split():
+        if word.endswith(".yaml"):
+            assert (CONF.parent / word).is_file()
+
+
+def test_the_complete_config_says_a_sentence_above_each_key():
+    lines = (CONF / "walker.yaml").read_text().splitlines()
+    for number, line in enumerate(lines):
+        stripped = line.strip()
+        structural = stripped.endswith(":") or stripped.startswith(("#", "class_path", "init_args")) or not stripped
+        if not structural:
+            above = [text.strip() for text in lines[max(number - 4, 0) : number]]
+            assert any(text.startswith("#") for text in above), f"walker.yaml:{number + 1} has no sentence above it"
+
+
+@pytest.mark.parametrize("pair", [("pendulum", "inverted_pendulum")])
+def test_the_two_small_tasks_share_their_hyperparameters(pair):
+    first, second = (yaml.safe_load((CONF / f"{name}.yaml").read_text()) for name in pair)
+    assert first["model"] == second["model"]
+    for data in (first["data"], second["data"]):
+        data.pop("env_id")
+    assert first["data"] == second["data"]
