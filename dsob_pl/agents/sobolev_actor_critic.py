@@ -18,17 +18,17 @@ from torch import Tensor, nn
 
 from dsob_pl.agents import losses
 from dsob_pl.bellman import (
-    LowerMean,
     OverestimationCorrection,
     ReturnBounds,
     SobolevOrder,
+    Truncation,
     bound_target,
     gamma_kappa,
     sobolev_target,
 )
 from dsob_pl.critics import Critic, GenerativeCritic
 from dsob_pl.data import Step
-from dsob_pl.divergences import MMD, Divergence
+from dsob_pl.divergences import Divergence, MaxSlicedMMD
 from dsob_pl.errors import RunFailed, UsageError
 from dsob_pl.networks import DeterministicPolicy, RunningNormalizer, polyak_update, target_copy
 from dsob_pl.world_models import CVAE, Transition, WorldModel
@@ -47,8 +47,9 @@ class SobolevActorCritic(L.LightningModule):
         critic: builds the critic from (S, A).
         policy: builds the policy from (S, A).
         world_model: builds the world model from (S, A); None for targets without gradients from replayed transitions.
-        divergence: between predicted and target samples ``(x [..., B, N, D], y [..., B, M, D]) -> [..., B]``.
-        overestimation: which target samples are kept.
+        divergence: between predicted and target samples ``(x [..., B, N, D], y [..., B, M, D]) -> [..., B]``; by default
+            ``MaxSlicedMMD()``.
+        overestimation: which target samples are kept; by default ``Truncation()``.
         sobolev: which derivatives belong to a sample: none, action (the paper's) or state_action (the full operator).
         target_source: imagined (s' and r drawn from the model) or replayed (the real s', r and termination, with the
             model's noise inferred; the model gives the derivatives).
@@ -116,8 +117,8 @@ class SobolevActorCritic(L.LightningModule):
         self.diagnostic_samples = diagnostic_samples
         self._check_options()
 
-        self.divergence = MMD() if divergence is None else divergence
-        self.overestimation = LowerMean() if overestimation is None else overestimation
+        self.divergence = MaxSlicedMMD() if divergence is None else divergence
+        self.overestimation = Truncation() if overestimation is None else overestimation
         self.normalizer = RunningNormalizer(observation_size, clip=10.0)
         self.critic = critic(observation_size, action_size)
         self.policy = policy(observation_size, action_size)
