@@ -18,7 +18,7 @@ from dsob_pl.world_models import Prediction, Transition, WorldModel
 
 
 def imagined_step(model: WorldModel) -> Step:
-    """World-model samples for the target: s', r and continuation are drawn from the model (Dyna, the paper's setting)."""
+    """s', r and continuation of the target are drawn from the world model (Dyna, the paper's setting)."""
     return model
 
 
@@ -137,5 +137,3 @@ def sample_statistics(samples: Tensor, target: Tensor, scale: Tensor) -> dict[st
         statistics["gradient_spread"] = spread[..., 1:].sum(-1).mean().sqrt() / scale
         statistics["target_gradient_norm"] = target[..., 1:].norm(dim=-1).mean() / scale
     return statistics
-
-

@@ -17,6 +17,7 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from dsob_pl.agents import losses
+from dsob_pl.agents.options import check_options
 from dsob_pl.bellman import (
     OverestimationCorrection,
     ReturnBounds,
@@ -47,9 +48,9 @@ class SobolevActorCritic(L.LightningModule):
         critic: builds the critic from (S, A).
         policy: builds the policy from (S, A).
         world_model: builds the world model from (S, A); None for targets without gradients from replayed transitions.
-        divergence: between predicted and target samples ``(x [..., B, N, D], y [..., B, M, D]) -> [..., B]``; by default
+        divergence: between predicted and target samples ``(x [..., B, N, D], y [..., B, M, D]) -> [..., B]``; None is
             ``MaxSlicedMMD()``.
-        overestimation: which target samples are kept; by default ``Truncation()``.
+        overestimation: which target samples are kept; None is ``Truncation()``.
         sobolev: which derivatives belong to a sample: none, action (the paper's) or state_action (the full operator).
         target_source: imagined (s' and r drawn from the model) or replayed (the real s', r and termination, with the
             model's noise inferred; the model gives the derivatives).
@@ -58,7 +59,8 @@ class SobolevActorCritic(L.LightningModule):
         samples: predicted samples N per transition.
         target_samples: samples M per target critic; None means N.
         gradient_weight: factor on gradient components inside the divergence.
-        gradient_bound: longest target gradient relative to the width of possible returns; None leaves targets unbounded.
+        gradient_bound: longest target gradient relative to the width of possible returns; None leaves targets
+            unbounded.
         return_range: rewards are multiplied by one constant, fixed at the end of warm-up, that makes the width of
             possible returns this large, so that a kernel bandwidth means the same on every task; None keeps rewards.
         policy_delay: critic updates per policy and target update.
@@ -74,6 +76,11 @@ class SobolevActorCritic(L.LightningModule):
         UsageError: an option is out of range, or a combination cannot be had.
     """
 
+    reward_low: Tensor
+    reward_high: Tensor
+    reward_scale: Tensor
+    updates: Tensor
+
     def __init__(
         self,
         observation_size: int,
@@ -83,7 +90,7 @@ class SobolevActorCritic(L.LightningModule):
         world_model: Callable[[int, int], WorldModel] | None = CVAE,
         divergence: Divergence | None = None,
         overestimation: OverestimationCorrection | None = None,
-        sobolev: SobolevOrder = SobolevOrder.ACTION,
+        sobolev: Literal["none", "action", "state_action"] = "action",
         target_source: Literal["imagined", "replayed"] = "imagined",
         gamma: float = 0.99,
         tau: float = 0.005,
@@ -115,7 +122,7 @@ class SobolevActorCritic(L.LightningModule):
         self.exploration_std = exploration_std
         self.max_gradient_norm = max_gradient_norm
         self.diagnostic_samples = diagnostic_samples
-        self._check_options()
+        check_options(self)
 
         self.divergence = MaxSlicedMMD() if divergence is None else divergence
         self.overestimation = Truncation() if overestimation is None else overestimation
@@ -138,29 +145,6 @@ class SobolevActorCritic(L.LightningModule):
         self.register_buffer("updates", torch.tensor(0))
         self._latest: dict[str, Tensor] = {}  # of the most recent updates; the policy's are rarer than the critic's
         self._window = (time.perf_counter(), 0, 0)
-
-    def _check_options(self) -> None:
-        unit = {"gamma": (self.gamma, 0, 1), "tau": (self.tau, 0, 1 + 1e-12)}
-        for name, (value, low, high) in unit.items():
-            if not low <= value < high:
-                raise UsageError(f"model.{name}: expected a number in [0, 1{']' if name == 'tau' else ')'}, got {value}")
-        counts = {
-            "samples": self.samples,
-            "target_samples": self.target_samples,
-            "policy_delay": self.policy_delay,
-            "diagnostic_samples": self.diagnostic_samples,
-        }
-        for name, count in counts.items():
-            if count < 1:
-                raise UsageError(f"model.{name}: expected at least 1, got {count}")
-        positive = {"return_range": self.return_range, "gradient_bound": self.gradient_bound}
-        positive |= {"max_gradient_norm": self.max_gradient_norm}
-        for name, bound in positive.items():
-            if bound is not None and not bound > 0:
-                raise UsageError(f"model.{name}: expected a positive number, got {bound}")
-        for name, number in {"gradient_weight": self.gradient_weight, "exploration_std": self.exploration_std}.items():
-            if not 0 <= number < torch.inf:
-                raise UsageError(f"model.{name}: expected a number of at least 0, got {number}")
 
     # Acting -----------------------------------------------------------------------------------------------------------
 
@@ -198,7 +182,7 @@ class SobolevActorCritic(L.LightningModule):
         self._observe(step)
         metrics: dict[str, Tensor] = {}
         if step.batch is not None:
-            report = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
+            report = (self.trainer.global_step + 1) % self._report_every == 0
             transitions = self._transitions(step.batch)
             rounds = transitions.r.shape[0]
             for u in range(rounds):
@@ -290,6 +274,7 @@ class SobolevActorCritic(L.LightningModule):
     def _observe(self, step: Step) -> None:
         """Takes a newly collected transition, or a batch where nothing is collected, into the running statistics."""
         new = step.batch if step.new is None else step.new
+        assert new is not None  # without collection every step brings a batch
         self.normalizer.update(new["observation"])
         reward = new["next", "reward"]
         torch.minimum(self.reward_low, reward.min(), out=self.reward_low)
@@ -359,6 +344,10 @@ class SobolevActorCritic(L.LightningModule):
             metrics["world_model/spread"] = spread_ratio(self.world_model, rows, eps)
         return metrics
 
+    @property
+    def _report_every(self) -> int:
+        return max(self.trainer.log_every_n_steps, 1)  # type: ignore[attr-defined]
+
     def _stop_if_not_finite(self, metrics: dict[str, Tensor]) -> None:
         names = [name for name in metrics if name.endswith("/loss")]
         finite = torch.stack([metrics[name] for name in names]).isfinite()
@@ -368,7 +357,7 @@ class SobolevActorCritic(L.LightningModule):
 
     def _log(self, metrics: dict[str, Tensor]) -> None:
         """One call for everything: on reporting steps the whole dictionary, else only a finished episode."""
-        if (self.trainer.global_step) % self.trainer.log_every_n_steps:
+        if self.trainer.global_step % self._report_every:
             metrics = {name: value for name, value in metrics.items() if name.startswith("train/")}
         if metrics:
             self.log_dict(metrics, batch_size=1)

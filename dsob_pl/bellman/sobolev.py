@@ -1,9 +1,9 @@
-"""The Sobolev sample (return, return gradients): the one place where a critic or a target is differentiated in (s, a)."""
+"""The Sobolev sample (return, gradients): the one place where a critic or a target is differentiated in (s, a)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
+from enum import StrEnum
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from dsob_pl.critics import Critic
 
 
-class SobolevOrder(str, Enum):
+class SobolevOrder(StrEnum):
     """Which derivatives of the return belong to a sample.
 
     NONE: ``[G]``; ACTION: ``[G, dG/da]``, the paper's practical variant; STATE_ACTION: ``[G, dG/ds, dG/da]``, the full
@@ -39,9 +39,9 @@ def with_gradients(
         s: ``[..., S]``.
         a: ``[..., A]``.
         order: which derivatives to take.
-        nested: take them by ``torch.func.vjp``, which nests in ``torch.func`` transforms, in ``torch.compile`` and under
-            one more backward pass. The default is plain autograd: the same numbers, detached, in 0.6 of the time on small
-            networks.
+        nested: take them by ``torch.func.vjp``, which nests in ``torch.func`` transforms, in ``torch.compile`` and
+            under one more backward pass. The default is plain autograd: the same numbers, detached, in less time on
+            small networks.
 
     Returns:
         ``[P, ..., D]`` with components ordered value, state gradient, action gradient.
@@ -57,7 +57,7 @@ def _append_gradients(function: Callable[..., Tensor], inputs: tuple[Tensor, ...
     """``y [P, ...]`` with the derivatives of each row in ``inputs`` behind it: ``[P, ..., 1 + sum of input sizes]``."""
     # Rows do not mix, so the gradient of the sum is the gradient of each row; the P outputs share rows and take turns.
     if nested:
-        y, pullback = torch.func.vjp(function, *inputs)
+        y, pullback = torch.func.vjp(function, *inputs)[:2]
         select = torch.eye(len(y), dtype=y.dtype, device=y.device).view(len(y), len(y), *[1] * (y.dim() - 1))
         gradients = [torch.cat(pullback(row.expand_as(y)), -1) for row in select]
         return torch.cat([y.unsqueeze(-1), torch.stack(gradients)], -1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from dsob_pl.bellman.overestimation import OverestimationCorrection
 from dsob_pl.bellman.sobolev import SobolevOrder, with_gradients
 from dsob_pl.critics import Critic
-from dsob_pl.world_models import Prediction, Transition
+from dsob_pl.world_models import Prediction
 
 Policy = Callable[[Tensor], Tensor]
 Step = Callable[[Tensor, Tensor, Tensor], Prediction]

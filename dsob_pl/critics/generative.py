@@ -54,9 +54,10 @@ class GenerativeCritic(Critic):
         self.mlp = EnsembleMLP(members, inputs + noise_size, hidden, 1, activation)
         bound = 1 / math.sqrt(inputs)
         with torch.no_grad():
-            self.mlp.layers[0].weight.uniform_(-bound, bound)
-            self.mlp.layers[0].bias.uniform_(-bound, bound)
-            self.mlp.layers[0].weight[:, inputs:].mul_(noise_gain)
+            first = self.mlp.layers[0]
+            first.weight.uniform_(-bound, bound)
+            first.bias.uniform_(-bound, bound)
+            first.weight[:, inputs:].mul_(noise_gain)
 
     def forward(self, s: Tensor, a: Tensor, noise: Tensor) -> Tensor:
         """``s [E, ..., S], a [E, ..., A], noise [E, ..., K] -> [E, ...]``."""

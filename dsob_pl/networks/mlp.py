@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -85,21 +86,27 @@ class EnsembleMLP(nn.Module):
     ) -> None:
         super().__init__()
         widths = [in_features, *hidden, out_features]
-        self.layers = nn.ModuleList(EnsembleLinear(members, a, b) for a, b in zip(widths[:-1], widths[1:]))
+        self._layers = nn.ModuleList(EnsembleLinear(members, a, b) for a, b in itertools.pairwise(widths))
         self.activation = activation_by_name(activation)
+
+    @property
+    def layers(self) -> list[EnsembleLinear]:
+        """The affine maps, from input to output."""
+        return list(self._layers)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """``x [E, ..., in] -> [E, ..., out]``."""
+        *hidden, last = self.layers
         rows = x.flatten(1, -2)
-        for layer in self.layers[:-1]:
+        for layer in hidden:
             rows = self.activation(layer(rows))
-        return self.layers[-1](rows).reshape(*x.shape[:-1], -1)
+        return last(rows).reshape(*x.shape[:-1], -1)
 
     def value_and_input_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scalar output and its derivative in the input, written out, for networks with one output.
 
-        The backward sweep is made of ordinary differentiable products, so one more derivative (in the parameters) costs a
-        single backward pass and needs neither ``create_graph`` nor a nested transform.
+        The backward sweep is made of ordinary differentiable products, so one more derivative (in the parameters)
+        costs a single backward pass and needs neither ``create_graph`` nor a nested transform.
 
         Args:
             x: ``[E, ..., in]``.
@@ -108,16 +115,16 @@ class EnsembleMLP(nn.Module):
             value ``[E, ...]`` and gradient ``[E, ..., in]``.
         """
         both = _WITH_DERIVATIVE[type(self.activation)]
+        *hidden, last = self.layers
         rows = x.flatten(1, -2)
         slopes = []
-        for layer in self.layers[:-1]:
+        for layer in hidden:
             rows, slope = both(layer(rows))
             slopes.append(slope)
-        value = self.layers[-1](rows)
-        sensitivity = self.layers[-1].weight.mT * slopes[-1]  # [E, 1, H] * [E, R, H]
-        for layer, slope in zip(self.layers[-2:0:-1], slopes[-2::-1]):
-            sensitivity = (sensitivity @ layer.weight.mT) * slope
-        gradient = sensitivity @ self.layers[0].weight.mT
+        value = last(rows)
+        gradient = last.weight.mT  # [E, 1, H]; [E, R, H] after the first slope
+        for layer, slope in zip(reversed(hidden), reversed(slopes)):
+            gradient = (gradient * slope) @ layer.weight.mT
         return value.reshape(x.shape[:-1]), gradient.reshape(x.shape)
 
 
@@ -134,6 +141,6 @@ class MLP(nn.Sequential):
     def __init__(self, in_features: int, hidden: Sequence[int], out_features: int, activation: str = "silu") -> None:
         widths = [in_features, *hidden]
         layers: list[nn.Module] = []
-        for a, b in zip(widths[:-1], widths[1:]):
+        for a, b in itertools.pairwise(widths):
             layers += [nn.Linear(a, b), activation_by_name(activation)]
         super().__init__(*layers, nn.Linear(widths[-1], out_features))
