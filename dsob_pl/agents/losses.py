@@ -34,10 +34,10 @@ def replayed_step(model: WorldModel, transition: Transition) -> Step:
     """
 
     def step(s: Tensor, a: Tensor, eps: Tensor) -> Prediction:
-        rows = Transition(*(_rows_like(x, eps) for x in transition))
-        prediction = model(s, a, model.infer_noise(rows, eps))
+        once = Transition(*(x.unsqueeze(1) for x in transition))
+        prediction = model.reproduce(once, s, a, eps)
         # Value of the real termination, derivative of the predicted probability.
-        continuation = 1 - rows.terminated + (prediction.continuation - prediction.continuation.detach())
+        continuation = 1 - once.terminated + (prediction.continuation - prediction.continuation.detach())
         return prediction._replace(continuation=continuation)
 
     return step

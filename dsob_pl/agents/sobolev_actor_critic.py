@@ -101,9 +101,9 @@ class SobolevActorCritic(L.LightningModule):
         return_range: float | None = 10.0,
         policy_delay: int = 2,
         exploration_std: float = 0.1,
-        critic_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=3e-4),
-        policy_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=3e-4),
-        world_model_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=3e-4),
+        critic_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=3e-4, fused=True),
+        policy_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=3e-4, fused=True),
+        world_model_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=3e-4, fused=True),
         max_gradient_norm: float = 10.0,
         diagnostic_samples: int = 64,
     ) -> None:

@@ -131,6 +131,17 @@ class WorldModel(L.LightningModule):
         """
         raise NotImplementedError(f"{type(self).__name__} cannot infer noise from a transition")
 
+    def reproduce(self, transition: Transition, s: Tensor, a: Tensor, eps: Tensor) -> Prediction:
+        """``forward(s, a, infer_noise(transition, eps))``: at the transition's own (s, a), its s' and r.
+
+        Args:
+            transition: ``[...]``, or of a shape that broadcasts to it.
+            s: ``[..., S]``, equal to the transition's; the prediction is differentiable in it.
+            a: ``[..., A]``, likewise.
+            eps: standard normal ``[..., noise_size]``.
+        """
+        return self(s, a, self.infer_noise(transition, eps))
+
     @property
     def loss_noise_size(self) -> int:
         """Size of the standard normal noise that ``loss`` takes per transition."""

@@ -104,16 +104,13 @@ class CVAE(WorldModel):
 
     def forward(self, s: Tensor, a: Tensor, eps: Tensor) -> Prediction:
         """``s [..., S], a [..., A], eps [..., L+S+2] -> Prediction``, differentiable in s and a with eps fixed."""
-        eps_z, eps_target, eps_end = eps.split([self.latent_size, self.observation_size + 1, 1], -1)
+        eps_z, eps_target, _ = eps.split([self.latent_size, self.observation_size + 1, 1], -1)
         sa = torch.cat([s, a], -1)
         mean, log_std = _gaussian(self.prior(sa))
         target = self.decoder(torch.cat([sa, mean + log_std.exp() * eps_z], -1))
         if self.sample_decoder_noise:
             target = target + self.sigma().exp() * eps_target
-        s_next, r = self.target_scale.decode(s, target)
-        if self.sample_termination:
-            return Prediction(s_next, r, self.termination.sample_continuation(s, a, s_next, eps_end.squeeze(-1)))
-        return Prediction(s_next, r, self.termination.continuation(s, a, s_next))
+        return self._predict(s, a, target, eps)
 
     @torch.no_grad()
     def infer_noise(self, transition: Transition, eps: Tensor) -> Tensor:
@@ -130,6 +127,24 @@ class CVAE(WorldModel):
         prior_mean, prior_log_std = _gaussian(self.prior(sa))
         eps_target = (target - self.decoder(torch.cat([sa, z], -1))) / self.sigma().exp()
         return torch.cat([(z - prior_mean) / prior_log_std.exp(), eps_target, eps[..., -1:]], -1)
+
+    def reproduce(self, transition: Transition, s: Tensor, a: Tensor, eps: Tensor) -> Prediction:
+        """See :meth:`WorldModel.reproduce`; prior and decoder are evaluated once in place of twice."""
+        with torch.no_grad():
+            target = self.target_scale.encode(transition.s, transition.s_next, transition.r)
+            mean, log_std = _gaussian(self.encoder(torch.cat([transition.s, transition.a, target], -1)))
+            z = mean + log_std.exp() * eps[..., : self.latent_size]
+        sa = torch.cat([s, a], -1)
+        mean, log_std = _gaussian(self.prior(sa))
+        std = log_std.exp()
+        decoded = self.decoder(torch.cat([sa, mean + std * ((z - mean) / std).detach()], -1))
+        return self._predict(s, a, decoded + (target - decoded).detach(), eps)
+
+    def _predict(self, s: Tensor, a: Tensor, target: Tensor, eps: Tensor) -> Prediction:
+        s_next, r = self.target_scale.decode(s, target)
+        if self.sample_termination:
+            return Prediction(s_next, r, self.termination.sample_continuation(s, a, s_next, eps[..., -1]))
+        return Prediction(s_next, r, self.termination.continuation(s, a, s_next))
 
     def loss(self, transition: Transition, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Negative evidence lower bound of (s', r), per transition, plus the termination head's cross entropy.

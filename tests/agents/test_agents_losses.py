@@ -98,6 +98,26 @@ def test_replayed_step_reproduces_the_transition(float64):
     assert (target[~ends][..., 0] - batch.r[~ends].unsqueeze(1)).abs().min() > 1e-6
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_replayed_targets_are_those_of_the_model_with_inferred_noise(float64, nested):
+    model, critic, policy = small_parts()
+    model.update_statistics(transition(64))
+    batch, eps, noise = transition(), torch.randn(6, 5, model.noise_size), torch.randn(6, 5, 4)
+    rows = Transition(*(x.unsqueeze(1).expand(6, 5, *x.shape[1:]) for x in batch))
+    fixed = model.infer_noise(rows, eps)  # as a constant: the model itself, at the noise that gives the real s' and r
+
+    def target(step, eps):
+        arguments = (policy, critic, batch.s, batch.a, eps, noise, 0.9, STATE_ACTION, NoCorrection(), nested)
+        return sobolev_target(step, *arguments)
+
+    def unterminated(s, a, eps):
+        prediction = model(s, a, eps)
+        probability = prediction.continuation
+        return prediction._replace(continuation=1 + (probability - probability.detach()))
+
+    torch.testing.assert_close(target(losses.replayed_step(model, batch), eps), target(unterminated, fixed))
+
+
 @pytest.mark.parametrize("order", [NONE, ACTION, STATE_ACTION])
 def test_losses_run_under_torch_func_and_agree(float64, order):
     """The same loss with parameters as arguments: what compiling and many seeds in one process build on."""
