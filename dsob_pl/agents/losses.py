@@ -93,7 +93,7 @@ def critic_loss(
 
 
 def policy_loss(policy: Policy, critic: Critic, s: Tensor, noise: Tensor) -> Tensor:
-    """``-mean_i Z(s, pi(s), xi_i)`` over transitions, noise samples and critics (METHOD 6, deterministic gradient).
+    """``-mean_i Z(s, pi(s), xi_i)`` over transitions, noise samples and critics (deterministic policy gradient, Silver et al. 2014).
 
     Args:
         policy: being trained.

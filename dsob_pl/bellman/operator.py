@@ -1,4 +1,4 @@
-"""The Sobolev Bellman operator written out as an affine map (METHOD 1), from explicit Jacobians.
+"""The Sobolev Bellman operator written out as an affine map of the next sample, from explicit Jacobians.
 
 Training never calls this: it differentiates the sampled target instead, which costs one backward pass in place of
 Jacobians. Here every factor of the equation stands by itself, so that the two can be compared and gamma*kappa measured.
@@ -81,7 +81,7 @@ def affine_backup(
 
 
 def gamma_kappa(step: Step, policy: Policy, s: Tensor, a: Tensor, eps: Tensor, gamma: float) -> Tensor:
-    """``gamma * max(1, ||K||_2)`` at rows of (s, a): below 1 everywhere, the operator is a contraction (METHOD 1).
+    """``gamma * max(1, ||K||_2)`` at rows of (s, a): below 1 everywhere, the operator contracts (Debes and Tuytelaars 2026).
 
     Args:
         step: world model.

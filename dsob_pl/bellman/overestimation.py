@@ -1,4 +1,4 @@
-"""Overestimation correction: which samples of the target critics become the target (METHOD 5)."""
+"""Overestimation correction: which samples of the target critics become the target."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def _append_gradients(function: Callable[..., Tensor], inputs: tuple[Tensor, ...
 
 
 def sobolev_samples(critic: Critic, s: Tensor, a: Tensor, noise: Tensor, order: SobolevOrder) -> Tensor:
-    """Samples ``(Z, dZ/ds, dZ/da)`` of every member of a critic, one noise for value and gradient (METHOD 2).
+    """Samples ``(Z, dZ/ds, dZ/da)`` of every member of a critic, one noise for value and gradient.
 
     Args:
         critic: ensemble of E members.

@@ -75,7 +75,7 @@ def sobolev_target(
     correction: OverestimationCorrection,
     nested: bool = False,
 ) -> Tensor:
-    """Target samples of the Sobolev Bellman operator (METHOD 1): values and their derivatives in (s, a).
+    """Target samples of the Sobolev Bellman operator (Debes and Tuytelaars 2026): values and their derivatives in (s, a).
 
     The backup is NOT detached before it is differentiated: the derivative through world model, reward and target
     policy is the gradient target itself. It is detached afterwards, since targets receive no gradients.

@@ -14,7 +14,7 @@ from dsob_pl.networks import EnsembleMLP
 
 
 class GenerativeCritic(Critic):
-    """``Z(s, a, xi) = MLP([s, a, xi])``: the noise is concatenated to the inputs (METHOD 2, the paper's critic).
+    """``Z(s, a, xi) = MLP([s, a, xi])``: the noise is concatenated to the inputs, as in Debes and Tuytelaars (2026).
 
     Noise inputs begin quiet: the first layer is initialised for the fan-in of (s, a) alone and its noise columns are
     multiplied by ``noise_gain``. A noise input as loud as a state variable was measured to halve the speed of learning.

@@ -150,7 +150,7 @@ def test_five_steps_come_near_the_true_maximum_in_two_and_three_dimensions() -> 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_five_steps_come_near_the_maximum_of_a_long_search(shared: bool) -> None:
-    """Reference: Adam on an unconstrained vector from 8 random starts, 100 steps each. METHOD.md 3 says 0.96."""
+    """Reference: Adam on an unconstrained vector from 8 random starts, 100 steps each."""
     kernel, ratios = Multiquadric(100.0), []
     for d, shift, spread in ((3, 0.0, 1.0), (7, 0.7, 1.0), (7, 0.0, 2.0), (24, 0.0, 1.0), (24, 0.4, 2.0)):
         x, y = normal(16, 10, d), spread * normal(16, 10, d, seed=1)

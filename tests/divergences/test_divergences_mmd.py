@@ -131,7 +131,7 @@ def test_against_scipy_in_one_dimension() -> None:
 
 def test_the_biased_estimator_shrinks_the_spread_as_its_closed_form_says() -> None:
     # x ~ s N(0,1), y ~ N(0,1), energy distance: the biased estimator is stationary at s = c / sqrt(2 - c^2),
-    # c = (N-1)/N (0.825 at N = 10), the unbiased one at s = 1; METHOD.md 3
+    # c = (N-1)/N (0.825 at N = 10), the unbiased one at s = 1
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(20_000, 10, 1, dtype=torch.float64, generator=generator) for _ in range(2))
     c = 0.9
