@@ -38,7 +38,7 @@ def test_it_learns(task, steps, goal, seed, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_framework_costs_under_five_percent_of_a_step_at_paper_sizes(monkeypatch, tmp_path):
-    """Everything around the updates (Lightning, collection, replay, logging, progress) on Walker2d, sizes of the paper."""
+    """Everything around the updates: Lightning, collection, replay, logging, progress."""
     from dsob_pl.agents import SobolevActorCritic
 
     monkeypatch.chdir(tmp_path)

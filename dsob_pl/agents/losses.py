@@ -93,7 +93,7 @@ def critic_loss(
 
 
 def policy_loss(policy: Policy, critic: Critic, s: Tensor, noise: Tensor) -> Tensor:
-    """``-mean_i Z(s, pi(s), xi_i)`` over transitions, noise samples and critics (deterministic policy gradient, Silver et al. 2014).
+    """``-mean_i Z(s, pi(s), xi_i)`` over transitions, noise and critics (deterministic policy gradient).
 
     Args:
         policy: being trained.

@@ -81,7 +81,7 @@ def affine_backup(
 
 
 def gamma_kappa(step: Step, policy: Policy, s: Tensor, a: Tensor, eps: Tensor, gamma: float) -> Tensor:
-    """``gamma * max(1, ||K||_2)`` at rows of (s, a): below 1 everywhere, the operator contracts (Debes and Tuytelaars 2026).
+    """``gamma * max(1, ||K||_2)`` at rows of (s, a): below 1 everywhere, the operator contracts.
 
     Args:
         step: world model.

@@ -75,7 +75,7 @@ def sobolev_target(
     correction: OverestimationCorrection,
     nested: bool = False,
 ) -> Tensor:
-    """Target samples of the Sobolev Bellman operator (Debes and Tuytelaars 2026): values and their derivatives in (s, a).
+    """Target samples of the Sobolev Bellman operator: values and their derivatives in (s, a) (Debes, Tuytelaars 2026).
 
     The backup is NOT detached before it is differentiated: the derivative through world model, reward and target
     policy is the gradient target itself. It is detached afterwards, since targets receive no gradients.

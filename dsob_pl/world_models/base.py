@@ -78,7 +78,7 @@ class Prediction(NamedTuple):
 
 
 class WorldModel(L.LightningModule):
-    """A reparameterised one-step model ``(s', r, continuation) = g(s, a, eps)`` with ``eps ~ N(0, I)`` (Heess et al. 2015, SVG).
+    """A reparameterised one-step model ``(s', r, continuation) = g(s, a, eps)`` with ``eps ~ N(0, I)`` (SVG).
 
     All randomness comes in through ``eps [..., noise_size]``, so that with eps held fixed the sample is a
     differentiable function of (s, a). Subclasses set ``noise_size`` and implement ``forward`` and, where they learn,
