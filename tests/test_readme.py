@@ -1,0 +1,40 @@
+"""The README says what is there: its metric table is the glossary's, its commands and paths exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from dsob_pl.tracking.glossary import glossary_table
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_metric_table_is_rendered_from_the_glossary():
+    table = README.split("<!-- glossary: begin -->\n")[1].split("\n<!-- glossary: end -->")[0]
+    assert table == glossary_table()
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\b(?:conf|notebooks|tests)/[\w/.-]*\w", README))))
+def test_a_path_in_the_readme_exists(path):
+    assert (ROOT / path).exists()
+
+
+def test_every_method_that_is_here_has_its_config():
+    rows = [line for line in README.splitlines() if line.startswith("|") and line.endswith("| here |")]
+    assert rows
+    configs = {re.search(r"`(conf/method/\w+\.yaml)`", row).group(1) for row in rows}
+    assert configs == {str(p.relative_to(ROOT)) for p in (ROOT / "conf" / "method").glob("*.yaml")}
+
+
+def test_the_divergence_of_ones_own_is_as_long_as_said_and_works():
+    import torch
+
+    code = README.split("```python\n")[2].split("```")[0]
+    assert "MeanDifference" in code
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    names = {}
+    exec(code, names)
+    x, y = torch.ones(4, 3, 2), torch.zeros(4, 5, 2)
+    assert torch.equal(names["MeanDifference"](2.0)(x, y), torch.full((4,), 4.0))
