@@ -1,0 +1,89 @@
+"""The command line: dispatch to the subcommands, and one line on stderr for every error that is not a bug."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from dsob_pl.errors import RunFailed, UsageError, nearest
+
+USAGE = """\
+usage: python -m dsob_pl COMMAND [options]
+
+commands:
+  fit       train:               python -m dsob_pl fit --config conf/walker.yaml
+  validate  evaluate a checkpoint with the settings of its run:
+                                 python -m dsob_pl validate --ckpt_path PATH
+  test      the same as validate, under Lightning's other name
+  evaluate  return statistics of a run's policy, a video of it:
+                                 python -m dsob_pl evaluate --run RUN_ID --video out.mp4
+
+COMMAND --help lists a command's options. Several --config files merge from left to right; any value can be
+overridden, as in --trainer.max_steps=1000, and --print_config shows the result without running it.
+Exit codes: 0 done, 2 bad input, 3 the run failed, 130 interrupted, 143 terminated.
+Set DSOB_PL_TRACEBACK=1 to see where an error came from."""
+
+TRAINER_COMMANDS = ("fit", "validate", "test")
+COMMANDS = (*TRAINER_COMMANDS, "evaluate")
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line and returns its exit code; see ``USAGE``."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except UsageError as error:
+        return _fail(2, str(error))
+    except RunFailed as error:
+        return _fail(3, str(error))
+    except KeyboardInterrupt:
+        return _fail(130, "interrupted")
+    except OSError as error:
+        if error.errno in _READ_ONLY:
+            return _fail(2, f"cannot write '{error.filename}': {(error.strerror or '').lower()}")
+        if error.errno == errno.ENOSPC:
+            return _fail(3, f"no space is left on the device of '{error.filename}'")
+        raise
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if arguments[0] == "--version":
+        from dsob_pl import __version__
+
+        print(__version__)
+        return 0
+    command, rest = arguments[0], arguments[1:]
+    if command not in COMMANDS:
+        raise UsageError(f"unknown command '{command}'{nearest(command, COMMANDS)} (one of {', '.join(COMMANDS)})")
+    if command == "evaluate":
+        from dsob_pl.cli.evaluate import evaluate
+
+        return evaluate(rest)
+    # Before anything heavy is imported: a missing file is reported at once.
+    from dsob_pl.cli.config_files import read_sources
+
+    sources = read_sources(rest)
+    # Loading the libraries makes a million objects that stay; looking for garbage among them, now and at the end of
+    # the process, takes a second.
+    gc.disable()
+    try:
+        from dsob_pl.cli.run import run
+    finally:
+        gc.freeze()
+        gc.enable()
+    return run(command, rest, sources)
+
+
+def _fail(code: int, message: str) -> int:
+    if os.environ.get("DSOB_PL_TRACEBACK"):
+        traceback.print_exc()
+    print(f"dsob_pl: error: {' '.join(message.split())}", file=sys.stderr)
+    return code

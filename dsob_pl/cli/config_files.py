@@ -1,0 +1,108 @@
+"""What a command line says, as nested dictionaries with the file each came from; nothing heavy is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dsob_pl.errors import UsageError, nearest
+
+COMMAND_LINE = "command line"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One config file, or all the options of the command line.
+
+    Attributes:
+        label: the file as it was named, or "command line".
+        tree: its contents as nested dictionaries.
+    """
+
+    label: str
+    tree: dict[str, Any]
+
+
+def option_values(arguments: list[str], *names: str) -> list[str]:
+    """The values of an option that is given as ``--name=value`` or ``--name value``, in order."""
+    values = []
+    for i, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name not in names:
+            continue
+        if not equals:
+            if i + 1 == len(arguments):
+                raise UsageError(f"{name}: a value is expected after it")
+            value = arguments[i + 1]
+        values.append(value)
+    return values
+
+
+def read_sources(arguments: list[str]) -> list[Source]:
+    """The config files of a command line in order, then its options.
+
+    Raises:
+        UsageError: a file is missing, unreadable, not YAML, or not a mapping of keys to values.
+    """
+    sources = [Source(name, _read(name)) for name in option_values(arguments, "--config", "-c")]
+    return [*sources, Source(COMMAND_LINE, _options(arguments))]
+
+
+def _read(name: str) -> dict[str, Any]:
+    path = Path(name)
+    if path.is_dir():
+        raise UsageError(f"config file '{name}' is a folder")
+    if not path.is_file():
+        folder = path.parent
+        if not folder.is_dir():
+            raise UsageError(f"config file '{name}' does not exist: there is no folder '{folder}'")
+        raise UsageError(f"config file '{name}' does not exist{nearest(path.name, (p.name for p in folder.iterdir()))}")
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UsageError(f"config file '{name}'{where}: not valid YAML: {error.problem or error.context}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"config file '{name}' is not YAML text: {error}") from error
+    if not isinstance(tree, dict):
+        found = "empty" if tree is None else f"a {type(tree).__name__}"
+        raise UsageError(f"config file '{name}' is {found}; expected keys such as model:, data: and trainer:")
+    return tree
+
+
+def _options(arguments: list[str]) -> dict[str, Any]:
+    """``--a.b=v`` and ``--a.b v`` as nested dictionaries; the values stay text."""
+    tree: dict[str, Any] = {}
+    for i, argument in enumerate(arguments):
+        if not argument.startswith("--"):
+            continue
+        name, equals, value = argument[2:].partition("=")
+        if not equals and i + 1 < len(arguments) and not arguments[i + 1].startswith("--"):
+            value = arguments[i + 1]
+        *parents, last = name.removesuffix("+").split(".")
+        node = tree
+        for parent in parents:
+            child = node.get(parent)
+            if not isinstance(child, dict):
+                # --model=Class --model.key=value
+                child = node[parent] = {"class_path": child} if isinstance(child, str) else {}
+            node = child
+        if isinstance(node.get(last), dict):
+            node[last]["class_path"] = value
+        else:
+            node[last] = value
+    return tree
+
+
+def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """``(dotted key, value)`` for everything that is not a dictionary."""
+    if not isinstance(tree, dict):
+        yield prefix, tree
+        return
+    for key, value in tree.items():
+        yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))

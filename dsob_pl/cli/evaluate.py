@@ -1,0 +1,139 @@
+"""``evaluate``: return statistics of a trained policy, and a video of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from typing import Any, NoReturn
+
+from dsob_pl.errors import UsageError, nearest
+
+PARALLEL_ENVIRONMENTS = 10  # one batched policy call for so many episodes; more cost memory and gain little
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"evaluate: {message}")
+
+
+def _at_least(minimum: int) -> Any:
+    def integer(text: str) -> int:
+        if not text.lstrip("+-").isdigit() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"expected an integer of at least {minimum}, got '{text}'")
+        return int(text)
+
+    return integer
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of ``evaluate``."""
+    result = _Parser(
+        prog="python -m dsob_pl evaluate", description="Noise-free episodes of a trained policy.", allow_abbrev=False
+    )
+    source = result.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", metavar="RUN_ID", help="id of a run, or the beginning of one")
+    source.add_argument("--ckpt", metavar="PATH", help="a checkpoint file")
+    result.add_argument("--which", choices=("best", "last"), default="best", help="checkpoint of the run (best)")
+    result.add_argument("--episodes", type=_at_least(1), default=10, metavar="N", help="number of episodes (10)")
+    result.add_argument(
+        "--seed", type=_at_least(0), metavar="S", help="reset seed of the first episode (that of the run's evaluations)"
+    )
+    result.add_argument("--env_id", metavar="ID", help="evaluate in another environment than the run's")
+    result.add_argument("--video", metavar="MP4", help="record one more episode, with the first seed, to this file")
+    result.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    result.add_argument("--tracking_uri", metavar="URI", help="MLflow's (sqlite:///mlflow.db)")
+    result.add_argument("--device", default="cpu", help="where the policy runs (cpu)")
+    return result
+
+
+def evaluate(arguments: list[str]) -> int:
+    """Runs the subcommand and returns its exit code.
+
+    Raises:
+        UsageError: bad options, no such run or checkpoint, or an environment that does not fit it.
+    """
+    try:
+        options, unknown = parser().parse_known_args(arguments)
+    except SystemExit:  # after --help; errors raise UsageError
+        return 0
+    if unknown:
+        valid = [name for action in parser()._actions for name in action.option_strings]
+        raise UsageError(f"evaluate: unknown option '{unknown[0]}'{nearest(unknown[0].partition('=')[0], valid)}")
+    result = _evaluate(options)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print(_table(result))
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    from dsob_pl.cli.loading import load
+    from dsob_pl.envs import make_env, record_video, run_episodes
+
+    try:
+        device = torch.device(options.device)
+        torch.zeros(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"evaluate: there is no device '{options.device}' here") from error
+    agent, config, sizes, path = load(options.run or options.ckpt, options.which, options.tracking_uri, str(device))
+    if not hasattr(agent, "act"):
+        raise UsageError(f"evaluate: '{type(agent).__name__}' has no policy; it is not an agent")
+    data = config.get("data", {})
+    env_id = options.env_id or data["env_id"]
+    env_kwargs = data.get("env_kwargs") if options.env_id is None else None
+    first = data.get("evaluation_seed", 10_000) if options.seed is None else options.seed
+    gamma = float(getattr(agent, "gamma", 1.0))
+
+    seeds = list(range(first, first + options.episodes))
+    count = min(options.episodes, PARALLEL_ENVIRONMENTS)
+    envs = [make_env(env_id, env_kwargs=env_kwargs) for _ in range(count)]
+    for space in ("observation", "action"):
+        own, there = sizes.get(f"{space}_size"), getattr(envs[0], f"{space}_space").shape[0]
+        if own != there:
+            raise UsageError(f"evaluate: the policy has {space}s of size {own}, '{env_id}' has {there}")
+    parts = [run_episodes(envs, agent.act, seeds[i : i + count], gamma, device) for i in range(0, len(seeds), count)]
+    for env in envs:
+        env.close()
+    returns, lengths, discounted = (
+        torch.cat([getattr(part, field).double() for part in parts])
+        for field in ("returns", "lengths", "discounted_returns")
+    )
+    if options.video:
+        record_video(env_id, agent.act, options.video, first, env_kwargs=env_kwargs, gamma=gamma, device=device)
+    return {
+        "checkpoint": str(path),
+        "env_id": env_id,
+        "episodes": options.episodes,
+        "seed": first,
+        "return": _statistics(returns),
+        "length": _statistics(lengths),
+        "discounted_return": _statistics(discounted),
+        "returns": returns.tolist(),
+        "video": options.video,
+    }
+
+
+def _statistics(values: Any) -> dict[str, float | None]:
+    named = {
+        "mean": values.mean(),
+        "std": values.std(correction=0),
+        "min": values.min(),
+        "max": values.max(),
+    }
+    return {name: float(value) if math.isfinite(value) else None for name, value in named.items()}
+
+
+def _table(result: dict[str, Any]) -> str:
+    lines = [f"{result['env_id']}, {result['episodes']} episodes from seed {result['seed']}, {result['checkpoint']}"]
+    lines.append(f"{'':18}{'mean':>12}{'std':>12}{'min':>12}{'max':>12}")
+    for name in ("return", "length", "discounted_return"):
+        values = (result[name][kind] for kind in ("mean", "std", "min", "max"))
+        cells = "".join(f"{'-' if v is None else f'{v:,.1f}':>12}" for v in values)
+        lines.append(f"{name.replace('_', ' '):18}{cells}")
+    if result["video"]:
+        lines.append(f"video: {result['video']}")
+    return "\n".join(lines)

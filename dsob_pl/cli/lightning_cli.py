@@ -1,0 +1,210 @@
+"""``fit``, ``validate`` and ``test``: LightningCLI with this project's parts, defaults and error messages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf.errors import OmegaConfBaseException
+
+from dsob_pl.cli.config_files import Source
+from dsob_pl.cli.diagnose import causes, check_numbers, check_top_level, explain, known_keys
+from dsob_pl.cli.parts import find_part
+from dsob_pl.data import ReplayDataModule
+from dsob_pl.errors import UsageError
+from dsob_pl.tracking import MLflowLogger, RecordRun
+from dsob_pl.training import BestAndLast, Progress, StopOnNonFiniteLoss, check_fits, read_checkpoint
+
+DEFAULT_MODEL = "dsob_pl.agents.SobolevActorCritic"
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "accelerator": "auto",
+    "devices": 1,
+    "max_epochs": -1,
+    "val_check_interval": 1000,
+    "check_val_every_n_epoch": None,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 100,
+    "enable_model_summary": False,
+    "enable_autolog_hparams": False,  # RecordRun logs the whole config instead
+    "logger": {"class_path": "dsob_pl.tracking.MLflowLogger"},
+}
+
+
+class ParseError(Exception):
+    """What jsonargparse has to say, before it is put into one line."""
+
+
+class Parser(LightningArgumentParser):
+    """Raises instead of printing the usage and leaving the process."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raises ParseError."""
+        raise ParseError(message) from ex
+
+
+class CLI(LightningCLI):
+    """One subcommand of the command line: parsed and built by the constructor, run by ``start``.
+
+    Args:
+        command: fit, validate or test.
+        arguments: what follows it on the command line.
+        sources: the same as nested dictionaries, to explain errors with.
+
+    Raises:
+        UsageError: bad input; nothing has been created.
+    """
+
+    def __init__(self, command: str, arguments: list[str], sources: list[Source]) -> None:
+        self.command = command
+        self.sources = sources
+        super().__init__(
+            L.LightningModule,
+            ReplayDataModule,
+            save_config_callback=RecordRun,
+            save_config_kwargs={"save_to_log_dir": False},
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={"parser_mode": "omegaconf", command: {"parser_mode": "omegaconf"}},
+            subclass_mode_model=True,
+            args=[command, *arguments],
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    # Parser -----------------------------------------------------------------------------------------------------------
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Only the one that is run: each parser costs a quarter of a second to build."""
+        data = {"fit": {"train_dataloaders", "val_dataloaders"}}.get(self.command, {"dataloaders"})
+        return {self.command: {"model", "datamodule", "weights_only", *data}}
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the seed and the number of threads."""
+        parser.add_argument("--seed_everything", type=int, default=0, help="Seed of everything random.")
+        parser.add_argument(
+            "--threads", type=int | None, default=None, help="CPU threads of torch; null leaves torch's choice."
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the checkpoint options and the links between data, model and seed."""
+        parser.add_lightning_class_args(BestAndLast, "checkpoint")
+        parser.set_defaults({"model": {"class_path": DEFAULT_MODEL}})
+        for size in ("observation_size", "action_size"):
+            parser.link_arguments(f"data.{size}", f"model.init_args.{size}", apply_on="instantiate")
+        parser.link_arguments("seed_everything", "data.seed")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses, and refuses numbers that no option can mean."""
+        own = self._parser(self.command)
+        check_top_level(self.sources, {action.dest.partition(".")[0] for action in own._actions})
+        try:
+            self.config = parser.parse_args(args)
+        except (ParseError, OmegaConfBaseException) as error:
+            known = known_keys(own.get_defaults().keys())
+            parts = {"model": find_part(DEFAULT_MODEL, "model"), "trainer.logger": MLflowLogger}
+            raise UsageError(explain(error, self.sources, self.command, known, parts)) from error
+        check_numbers(self.config[self.command].as_dict())
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning's own would let hyperparameters in the checkpoint override the config.
+        pass
+
+    # Parts ------------------------------------------------------------------------------------------------------------
+
+    def before_instantiate_classes(self) -> None:
+        """Sets the threads."""
+        if self.config[self.command].threads is not None:
+            torch.set_num_threads(self.config[self.command].threads)
+
+    def instantiate_classes(self) -> None:
+        """Builds data, model and trainer; what their constructors refuse is the user's to correct."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError, RuntimeError, ImportError) as error:
+            # jsonargparse wraps what a constructor raises into the list of all types it would have taken.
+            links = list(causes(error))
+            for link in links:
+                if isinstance(link, UsageError):
+                    raise link from error
+            raise UsageError(
+                f"the config could not be built: {shortened(links[-1])} (DSOB_PL_TRACEBACK=1 shows where)"
+            ) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Builds the trainer."""
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError) as error:
+            raise UsageError(f"trainer: {shortened(error)}") from error
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> L.Trainer:
+        given = config.get("callbacks") or []
+        given = given if isinstance(given, list) else [given]
+        if config.get("enable_checkpointing") is False or any(isinstance(c, Checkpoint) for c in given):
+            callbacks = [c for c in callbacks if not isinstance(c, Checkpoint)]
+        if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given):
+            callbacks = [*callbacks, Progress()]
+        if self.command != "fit" and isinstance(config.get("logger"), MLflowLogger):
+            config["logger"] = False  # looking at a checkpoint is not a run
+        return super()._instantiate_trainer(config, [*callbacks, StopOnNonFiniteLoss()])
+
+    # Running ----------------------------------------------------------------------------------------------------------
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        # Called by Lightning's constructor; ``start`` runs it, when there is an object to ask about what happened.
+        pass
+
+    def start(self) -> None:
+        """Checks what a run would stumble over, then runs it."""
+        for logger in self.trainer.loggers:
+            if isinstance(logger, MLflowLogger):
+                logger.check()
+        super()._run_subcommand(self.command)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        arguments = super()._prepare_subcommand_kwargs(subcommand)
+        path = arguments.get("ckpt_path")
+        if path is not None:
+            check_fits(read_checkpoint(path), self.model, path)
+        return arguments | {"weights_only": True}
+
+    @property
+    def checkpoint(self) -> BestAndLast | None:
+        """The run's own checkpoint callback, where it has not been replaced or switched off."""
+        return next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, BestAndLast)), None)
+
+    def after_fit(self) -> None:
+        """Says where the run is and what to do with it."""
+        parts = [f"finished at step {self.trainer.global_step:,}"]
+        if self.checkpoint is not None and self.checkpoint.best_model_score is not None:
+            parts.append(f"best {self.checkpoint.monitor} {float(self.checkpoint.best_model_score):,.1f}")
+        if self.checkpoint is not None and self.checkpoint.kept:
+            parts.append(f"checkpoint {relative(self.checkpoint.kept)}")
+        print("; ".join(parts))
+        for logger in self.trainer.loggers:
+            if isinstance(logger, MLflowLogger) and logger.started:
+                known = self.checkpoint is not None and self.checkpoint.best_model_path
+                hint = f"; evaluate it: python -m dsob_pl evaluate --run {logger.run_id}" if known else ""
+                print(f"run {logger.run_id}; see it: mlflow ui{hint}")
+
+
+def relative(path: str) -> str:
+    """``path`` from the current folder, where it lies below it."""
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return path
+
+
+def shortened(error: BaseException) -> str:
+    """The text of an error of Lightning or torch, in one line of bearable length."""
+    text = " ".join(str(error).split()).replace("`", "'") or type(error).__name__
+    if "The following accelerator" in text:  # Lightning names a class of its own that nobody has configured
+        text = f"accelerator: this machine has only {text.rpartition(':')[2].strip(' [].')}"
+    return text if len(text) <= 300 else text[:297] + "..."

@@ -1,0 +1,115 @@
+"""Trained agents back from a run or a checkpoint, built from the config that the checkpoint carries."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import lightning as L
+import yaml
+
+from dsob_pl.errors import UsageError, nearest
+from dsob_pl.tracking.store import database_path, local_path, mlflow_client, resolve_tracking_uri
+from dsob_pl.training.checkpoint_file import SIZES_KEY, check_fits, checkpoint_config, read_checkpoint
+
+Which = Literal["best", "last"]
+
+
+class LoadedAgent(NamedTuple):
+    """An agent in evaluation mode, the config of its run, its observation and action sizes, and its checkpoint."""
+
+    agent: Any
+    config: dict[str, Any]
+    sizes: dict[str, int]
+    path: Path
+
+
+def load_agent(source: str | Path, which: Which = "best", tracking_uri: str | None = None, device: str = "cpu") -> Any:
+    """The agent of a run, ready to act: ``agent.act(observation [..., S]) -> action [..., A]``.
+
+    Args:
+        source: id of a run, the beginning of one, or the path of a checkpoint.
+        which: best or last checkpoint of the run.
+        tracking_uri: where the run is recorded; None means MLFLOW_TRACKING_URI, else sqlite:///mlflow.db.
+        device: where the agent is put.
+
+    Raises:
+        UsageError: there is no such run or checkpoint, or it does not fit the code at hand.
+    """
+    return load(source, which, tracking_uri, device).agent
+
+
+def load(
+    source: str | Path, which: Which = "best", tracking_uri: str | None = None, device: str = "cpu"
+) -> LoadedAgent:
+    """``load_agent``, with the config of the run and the checkpoint's path."""
+    path = Path(source)
+    if path.suffix != ".ckpt" and not path.is_file():
+        path = run_checkpoint(str(source), which, tracking_uri)
+    content = read_checkpoint(path)
+    config = yaml.safe_load(checkpoint_config(content, path))
+    sizes = content.get(SIZES_KEY, {})
+    agent = build_model(config["model"], sizes)
+    check_fits(content, agent, path)
+    agent.load_state_dict(content["state_dict"])
+    return LoadedAgent(agent.to(device).eval(), config, sizes, path)
+
+
+def run_checkpoint(run: str, which: Which = "best", tracking_uri: str | None = None) -> Path:
+    """The checkpoint of a run, by the run's id or the beginning of it.
+
+    Raises:
+        UsageError: there is no such run, more than one, or it has no such checkpoint.
+    """
+    folder = _artifacts_on_disk(run) if tracking_uri is None else None
+    folder = folder or _artifacts_in_store(run, resolve_tracking_uri(tracking_uri))
+    path = folder / "checkpoints" / f"{which}.ckpt"
+    if not path.is_file():
+        there = sorted(p.name for p in path.parent.glob("*.ckpt"))
+        raise UsageError(f"run '{run}' has no checkpoint '{path.name}'; it has {', '.join(there) or 'none'}")
+    return path
+
+
+def _artifacts_on_disk(run: str) -> Path | None:
+    """Artifacts under ./mlruns: found without MLflow, which takes seconds, and where the folder has been moved."""
+    found = list(Path("mlruns").glob(f"*/{run}*/artifacts")) if run.isalnum() else []
+    return found[0] if len(found) == 1 else None
+
+
+def _artifacts_in_store(run: str, tracking_uri: str) -> Path:
+    database = database_path(tracking_uri)
+    if database is not None and not database.is_file():
+        raise UsageError(f"there is no run '{run}': no MLflow database '{database}'; run from the project's folder")
+    client = mlflow_client(tracking_uri)
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    runs = {r.info.run_id: r.info.artifact_uri for r in client.search_runs(experiments, max_results=50_000)}
+    matches = [name for name in runs if name.startswith(run)]
+    if len(matches) != 1:
+        reason = "is the beginning of several" if matches else f"is not in '{tracking_uri}'{nearest(run, runs)}"
+        raise UsageError(f"run '{run}' {reason}")
+    folder = local_path(runs[matches[0]])
+    if folder is None:
+        raise UsageError(f"run '{run}' has its artifacts at '{runs[matches[0]]}'; download its checkpoint, use --ckpt")
+    return folder
+
+
+def build_model(config: dict[str, Any], sizes: dict[str, int]) -> L.LightningModule:
+    """The LightningModule of a config's ``model`` section, with the sizes that the data module would give it."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    from dsob_pl.cli.parts import find_part
+
+    part = find_part(config["class_path"], "model.class_path")
+    accepted = inspect.signature(part).parameters
+    arguments = {**(config.get("init_args") or {}), **{k: v for k, v in sizes.items() if k in accepted}}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(L.LightningModule, "model", fail_untyped=False)
+    try:
+        parsed = parser.parse_object({"model": {**config, "init_args": arguments}})
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"the checkpoint's config does not fit this version of '{config['class_path']}': "
+            + " ".join(str(error).split())[:300]
+        ) from error
+    return parser.instantiate_classes(parsed).model

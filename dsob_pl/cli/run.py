@@ -1,0 +1,62 @@
+"""Runs ``fit``, ``validate`` or ``test``, and says how it ended."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+
+from dsob_pl.cli.config_files import Source, option_values
+from dsob_pl.cli.lightning_cli import CLI, relative, shortened
+from dsob_pl.errors import RunFailed, UsageError
+from dsob_pl.training import checkpoint_config, read_checkpoint
+
+
+def run(command: str, arguments: list[str], sources: list[Source]) -> int:
+    """Runs ``fit``, ``validate`` or ``test`` and returns its exit code.
+
+    Raises:
+        UsageError: bad input; nothing has been created.
+        RunFailed: the run cannot go on; names the last good checkpoint.
+    """
+    quiet()
+    if command != "fit" and len(sources) == 1:
+        # The settings of the run that wrote the checkpoint; jsonargparse takes the text of a config for its file.
+        for path in option_values(arguments, "--ckpt_path")[-1:]:
+            arguments = ["--config", checkpoint_config(read_checkpoint(path), path), *arguments]
+    try:
+        cli = CLI(command, arguments, sources)
+    except SystemExit as leave:  # after --help and --print_config
+        return int(leave.code or 0)
+    try:
+        cli.start()
+    except RunFailed as error:
+        raise RunFailed(f"{error}; {_kept(cli)}") from error
+    except MisconfigurationException as error:
+        raise UsageError(f"trainer: {shortened(error)}") from error
+    except SIGTERMException:
+        print(f"dsob_pl: terminated; {_kept(cli)}", file=sys.stderr)
+        return 143
+    except SystemExit as leave:
+        if not isinstance(leave.__context__, KeyboardInterrupt):
+            raise
+        print(f"dsob_pl: interrupted; {_kept(cli)}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def quiet() -> None:
+    """Keeps Lightning's hints and notices off the terminal; warnings of its own worth come through."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*isinstance.treespec.*", ".*Checkpoint directory.*"):
+        warnings.filterwarnings("ignore", message)
+
+
+def _kept(cli: CLI) -> str:
+    checkpoint = cli.checkpoint
+    if checkpoint is None or not (checkpoint.last_model_path or checkpoint.best_model_path):
+        return "no checkpoint had been saved"
+    return f"last good checkpoint: {relative(checkpoint.last_model_path or checkpoint.best_model_path)}"

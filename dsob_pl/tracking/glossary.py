@@ -1,0 +1,55 @@
+"""The glossary: every metric a run logs, with a one-line meaning. The README's table is rendered from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dsob_pl.errors import nearest
+
+GLOSSARY: dict[str, str] = {
+    "train/episode_return": "undiscounted return of the last finished training episode, exploration noise included",
+    "train/episode_length": "environment steps of the last finished training episode",
+    "critic/loss": "divergence between predicted and target Sobolev samples, mean over the batch",
+    "critic/value": "mean predicted return, in units of reward",
+    "critic/target": "mean target return, in units of reward",
+    "critic/return_spread": "standard deviation of the predicted return at a state-action pair, in units of reward",
+    "critic/gradient_spread": "the same of the predicted return gradient, all components together",
+    "critic/target_gradient_norm": "mean norm of the gradient part of the targets, in units of reward",
+    "critic/clipped_fraction": "fraction of target samples that the bounds on possible returns changed",
+    "critic/grad_norm": "global norm of the critics' parameter gradient before clipping",
+    "policy/loss": "minus the mean predicted return of the policy's own actions",
+    "policy/grad_norm": "global norm of the policy's parameter gradient before clipping",
+    "world_model/loss": "training loss of the world model (negative ELBO plus the termination loss)",
+    "world_model/kl": "KL divergence of the encoder from the learned prior, in nats",
+    "world_model/reconstruction": "negative log-likelihood of next state and reward under the decoder, in nats",
+    "world_model/termination_loss": "binary cross-entropy of the predicted termination, in nats",
+    "world_model/sigma": "mean learned standard deviation of the decoder, in normalised units",
+    "world_model/grad_norm": "global norm of the world model's parameter gradient before clipping",
+    "world_model/spread": "spread of sampled next states and rewards over that of the real ones; 1 is calibrated",
+    "world_model/heldout_log_likelihood": "held-out log-likelihood in nats per component of (s', r), or a lower bound",
+    "world_model/open_loop_error": "root mean square error after 10 imagined steps, in units of each component's std",
+    "bellman/gamma_kappa": "discount times the largest singular value of K in a batch; below 1 the operator contracts",
+    "eval/return_mean": "mean undiscounted return of the evaluation episodes (no exploration noise, fixed seeds)",
+    "eval/return_std": "standard deviation of the return over the evaluation episodes",
+    "eval/return_min": "smallest return of the evaluation episodes",
+    "eval/return_max": "largest return of the evaluation episodes",
+    "eval/length_mean": "mean length of the evaluation episodes, in environment steps",
+    "eval/length_std": "standard deviation of the length over the evaluation episodes",
+    "eval/length_min": "shortest evaluation episode, in environment steps",
+    "eval/length_max": "longest evaluation episode, in environment steps",
+    "eval/value": "mean return that the critics predict at the evaluation episodes' first states",
+    "eval/discounted_return": "mean discounted return that those episodes realised; compare with eval/value",
+    "speed/updates_per_second": "critic updates per second since the previous report",
+    "speed/steps_per_second": "environment steps per second since the previous report",
+}
+
+
+def unknown_metrics(names: Iterable[str]) -> list[str]:
+    """One line for each of ``names`` that the glossary lacks, with the nearest name it has."""
+    return [f"'{name}' is not in the glossary{nearest(name, GLOSSARY)}" for name in names if name not in GLOSSARY]
+
+
+def glossary_table() -> str:
+    """The glossary as a Markdown table with the columns metric and meaning."""
+    rows = [f"| `{name}` | {meaning} |" for name, meaning in GLOSSARY.items()]
+    return "\n".join(["| metric | meaning |", "|---|---|", *rows])

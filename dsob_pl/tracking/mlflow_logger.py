@@ -1,0 +1,211 @@
+"""MLflow as a Lightning logger: an sqlite database beside an artifact folder, metrics written in batches."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from dsob_pl.errors import UsageError
+from dsob_pl.tracking.provenance import flatten
+from dsob_pl.tracking.store import (
+    check_writable,
+    creation_lock,
+    database_path,
+    local_path,
+    mlflow_client,
+    resolve_tracking_uri,
+)
+
+log = logging.getLogger(__name__)
+
+# MLflow takes three seconds to import and is imported in the functions that need it only; not even for annotations
+# under TYPE_CHECKING, which jsonargparse executes.
+
+# What one call takes, and what the columns hold, in every MLflow from 2 on.
+METRICS_PER_CALL, PARAMS_PER_CALL, KEY_LENGTH, VALUE_LENGTH = 1000, 100, 250, 500
+
+
+class MLflowLogger(Logger):
+    """Logs to MLflow; metrics are collected and written every few seconds, everything else at once.
+
+    Nothing is created before the first thing is logged, so that a run whose config turns out wrong leaves no trace.
+
+    Args:
+        experiment_name: MLflow experiment; None means the environment's id.
+        run_name: name of the run; None means method-environment-seed.
+        tracking_uri: where the runs are recorded; None means MLFLOW_TRACKING_URI, else sqlite:///mlflow.db.
+        artifact_location: folder of the artifacts of local runs.
+        tags: further tags of the run.
+        flush_seconds: metrics are written at most this often; a killed process loses no more than this.
+    """
+
+    def __init__(
+        self,
+        experiment_name: str | None = None,
+        run_name: str | None = None,
+        tracking_uri: str | None = None,
+        artifact_location: str = "./mlruns",
+        tags: dict[str, str] | None = None,
+        flush_seconds: float = 5.0,
+    ) -> None:
+        super().__init__()
+        self.experiment_name = experiment_name
+        self.run_name = run_name
+        self.tracking_uri = resolve_tracking_uri(tracking_uri)
+        self.artifact_location = Path(artifact_location).absolute()
+        self.tags = dict(tags or {})
+        self.flush_seconds = flush_seconds
+        # Counts environment steps where it is set; Lightning's own step lags one behind and restarts at each fit.
+        self.environment_step: Callable[[], int] | None = None
+        self.final_status: str | None = None
+        self._client: Any = None
+        self._run_id = ""
+        self._artifact_dir = Path()
+        self._artifacts_are_remote = False
+        self._pending: list[Any] = []
+        self._last_flush = 0.0
+
+    # The run ----------------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raises UsageError where the run could not be recorded; creates nothing."""
+        database = database_path(self.tracking_uri)
+        if database is not None:
+            check_writable(database.parent)
+        check_writable(self.artifact_location)
+
+    @property
+    def started(self) -> bool:
+        """Whether the run exists."""
+        return self._client is not None
+
+    @property
+    def client(self) -> Any:
+        """The MLflow client; the first use creates the database, the experiment and the run where need be."""
+        if self._client is None:
+            with creation_lock(self.tracking_uri):
+                self._client = self._start()
+        return self._client
+
+    def _start(self) -> Any:
+        client = mlflow_client(self.tracking_uri)
+        name = self.experiment_name or "default"
+        experiment = client.get_experiment_by_name(name)
+        if experiment is not None and experiment.lifecycle_stage == "deleted":
+            raise UsageError(f"trainer.logger.experiment_name: '{name}' is deleted in MLflow; restore or rename it")
+        if experiment is not None:
+            identifier = experiment.experiment_id
+        else:
+            local = database_path(self.tracking_uri) is not None
+            folder = str(self.artifact_location / re.sub(r"[^\w.-]+", "_", name)) if local else None
+            identifier = client.create_experiment(name, artifact_location=folder)
+        run = client.create_run(identifier, tags=self.tags, run_name=self.run_name)
+        self._run_id = run.info.run_id
+        place = local_path(run.info.artifact_uri)
+        self._artifacts_are_remote = place is None
+        self._artifact_dir = place or self.artifact_location / "uploads" / self._run_id
+        self._artifact_dir.mkdir(parents=True, exist_ok=True)
+        self._last_flush = time.monotonic()
+        return client
+
+    @property
+    def experiment(self) -> _DeferredClient:
+        """The MLflow client, as Lightning's loggers offer it; merely asking for it creates no run."""
+        return _DeferredClient(self)
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run."""
+        assert self.client
+        return self._run_id
+
+    @property
+    def artifact_dir(self) -> Path:
+        """Local folder of the run's artifacts: what is written here is an artifact."""
+        assert self.client
+        return self._artifact_dir
+
+    @property
+    def name(self) -> str | None:
+        """Name of the experiment."""
+        return self.experiment_name
+
+    @property
+    def version(self) -> str:
+        """Id of the run."""
+        return self.run_id
+
+    @property
+    def save_dir(self) -> str:
+        """Root of all artifacts."""
+        return str(self.artifact_location)
+
+    # Logging ----------------------------------------------------------------------------------------------------------
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Collects ``metrics`` of the current environment step; they are written within ``flush_seconds``."""
+        from mlflow.entities import Metric
+
+        step = self.environment_step() if self.environment_step else (step or 0)
+        now = int(time.time() * 1000)
+        # Lightning adds the epoch, of which a run has one.
+        self._pending += [Metric(name, float(value), now, step) for name, value in metrics.items() if name != "epoch"]
+        if time.monotonic() - self._last_flush >= self.flush_seconds or len(self._pending) >= METRICS_PER_CALL:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes the collected metrics; where that fails they are kept for the next time and the run goes on."""
+        from mlflow.exceptions import MlflowException
+
+        client = self.client
+        try:
+            while self._pending:
+                client.log_batch(self._run_id, metrics=self._pending[:METRICS_PER_CALL])
+                del self._pending[:METRICS_PER_CALL]
+        except (MlflowException, OSError) as error:
+            log.warning("MLflow did not take %d metrics, trying again later: %s", len(self._pending), error)
+        self._last_flush = time.monotonic()
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
+        """Logs ``params``, nested or flat, as MLflow parameters, cut to the length that MLflow takes."""
+        from mlflow.entities import Param
+
+        leaves = flatten(params if isinstance(params, Mapping) else vars(params))
+        rows = [Param(key[:KEY_LENGTH], str(value)[:VALUE_LENGTH]) for key, value in leaves]
+        for start in range(0, len(rows), PARAMS_PER_CALL):
+            self.client.log_batch(self._run_id, params=rows[start : start + PARAMS_PER_CALL])
+
+    @rank_zero_only
+    def log_text(self, text: str, name: str) -> None:
+        """Writes ``text`` as the artifact ``name``."""
+        (self.artifact_dir / name).write_text(text, encoding="utf-8")
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Writes what is left and ends the run as FINISHED, FAILED or KILLED."""
+        if self._client is None:
+            return
+        self.flush()
+        if self._artifacts_are_remote:
+            self._client.log_artifacts(self._run_id, str(self._artifact_dir))
+        outcome = self.final_status or ("FAILED" if status == "failed" else "FINISHED")
+        self._client.set_terminated(self._run_id, outcome)
+
+
+class _DeferredClient:
+    """Stands for the client of a logger: Lightning asks for ``experiment`` long before there is anything to log."""
+
+    def __init__(self, logger: MLflowLogger) -> None:
+        self._logger = logger
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._logger.client, name)

@@ -1,0 +1,78 @@
+"""Records what a run is: its resolved config, parameters, seed, environment, git commit and package versions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from dsob_pl.tracking.mlflow_logger import MLflowLogger
+from dsob_pl.tracking.provenance import command_line, flatten, git_tags, version_tags
+from dsob_pl.training import BestAndLast
+
+
+def run_names(config: dict[str, Any], overlays: list[str]) -> tuple[str, str]:
+    """Names of experiment and run: the environment's id, and method-environment-seed.
+
+    Args:
+        config: the resolved config.
+        overlays: stems of the config files after the first, which name the method; without any, the model's class does.
+    """
+    environment = str(config.get("data", {}).get("env_id", "default"))
+    model = str(config.get("model", {}).get("class_path", "model")).rpartition(".")[2]
+    return environment, f"{'+'.join(overlays) or model}-{environment}-{config.get('seed_everything', 0)}"
+
+
+class RecordRun(SaveConfigCallback):
+    """Gives the resolved config and the run's provenance to every logger and checkpoint, when training starts.
+
+    That is later than Lightning's own callback, which writes before checkpoint and data are known to be good: a run
+    that fails on its config must leave nothing behind.
+    """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Writes nothing yet."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes."""
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.save_config(trainer, pl_module, "fit")
+
+    @rank_zero_only
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Writes config, parameters and tags to every logger, and puts the config into the checkpoints to come."""
+        text = self.parser.dump(self.config, skip_unset=False)
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, BestAndLast):
+                callback.config = text
+        config = yaml.safe_load(text)
+        files = self.config.get("config") or []
+        overlays = [Path(str(getattr(file, "relative", file))).stem for file in files[1:]]
+        experiment, run = run_names(config, overlays)
+        for logger in trainer.loggers:
+            if isinstance(logger, MLflowLogger):
+                logger.experiment_name = logger.experiment_name or experiment
+                logger.run_name = logger.run_name or run
+                logger.environment_step = lambda: trainer.global_step
+                described = {"env": experiment, "seed": str(config.get("seed_everything")), "command": command_line()}
+                logger.tags = {**git_tags(), **version_tags(), **described, **logger.tags}
+                logger.log_text(text, "config.yaml")
+                logger.log_hyperparams(config)
+                continue
+            logger.log_hyperparams(dict(flatten(config)))
+            folder = getattr(logger, "log_dir", None) or logger.save_dir
+            if folder:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                (Path(folder) / "config.yaml").write_text(text, encoding="utf-8")
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Tells a run that was stopped from outside from one that failed."""
+        killed = isinstance(exception, (KeyboardInterrupt, SIGTERMException))
+        for logger in trainer.loggers:
+            if isinstance(logger, MLflowLogger):
+                logger.final_status = "KILLED" if killed else "FAILED"

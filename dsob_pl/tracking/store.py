@@ -1,0 +1,87 @@
+"""Access to MLflow's store: the tracking uri, the client, and local artifact folders."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlparse
+
+from dsob_pl.errors import UsageError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
+_SQLITE = "sqlite:///"
+
+
+def resolve_tracking_uri(tracking_uri: str | None) -> str:
+    """``tracking_uri``, else MLFLOW_TRACKING_URI, else sqlite:///mlflow.db; sqlite paths made absolute."""
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_TRACKING_URI
+    return _SQLITE + os.path.abspath(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else uri
+
+
+def database_path(tracking_uri: str) -> Path | None:
+    """The file of an sqlite database; None for any other store."""
+    return Path(tracking_uri.removeprefix(_SQLITE)) if tracking_uri.startswith(_SQLITE) else None
+
+
+@contextmanager
+def creation_lock(tracking_uri: str) -> Iterator[None]:
+    """Held by the one process that creates database, experiment or run; MLflow itself fails where two do so at once."""
+    path = database_path(tracking_uri)
+    if path is None:
+        yield
+        return
+    from filelock import FileLock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        yield
+
+
+def mlflow_client(tracking_uri: str) -> MlflowClient:
+    """A client, its database created where it is not there yet; MLflow's own chatter and telemetry are off.
+
+    Raises:
+        UsageError: MLflow refuses the uri, or the database cannot be opened.
+    """
+    # Read when mlflow is imported: a research run does not phone home.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        return mlflow.MlflowClient(tracking_uri)
+    except MlflowException as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"MLflow cannot use the tracking uri '{tracking_uri}': {reason}") from error
+
+
+def check_writable(folder: Path) -> None:
+    """Raises UsageError where no file can be written in ``folder``, or in the parent it would be made in."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(
+            f"cannot write to the folder '{folder}' ({reason}); start the run in a writable one"
+        ) from error
+
+
+def local_path(artifact_uri: str) -> Path | None:
+    """The folder behind a local artifact uri; None for a remote one."""
+    parts = urlparse(artifact_uri)
+    if parts.scheme not in ("", "file"):
+        return None
+    return Path(unquote(parts.path) if parts.scheme else artifact_uri)

@@ -1,0 +1,172 @@
+"""Whole runs: what they leave in MLflow, and how they end when something stops them."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from cli_project import BASE, Finished, client_of, runs_of
+
+from dsob_pl.cli import main
+from dsob_pl.tracking import unknown_metrics
+
+
+def test_two_runs_started_at_one_moment_on_an_empty_folder(finished: Finished) -> None:
+    for done in finished.outputs:
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+    runs = runs_of(finished.folder)
+    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
+    names = {run.info.run_name for run in runs}
+    assert names == {f"SobolevActorCritic-InvertedPendulum-v5-{seed}" for seed in (0, 1)}
+
+
+def test_the_output_of_a_run(finished: Finished) -> None:
+    lines = finished.outputs[0].stdout.splitlines()
+    assert [line.split("  ")[0] for line in lines[:2]] == ["step 30/60", "step 60/60"]
+    assert "steps/s" in lines[0]
+    assert "eta" in lines[0]
+    assert "eval return" in lines[0]
+    assert "best eval/return_mean" in lines[2]
+    assert "python -m dsob_pl evaluate --run" in lines[3]
+    assert len(lines) == 4
+
+
+def test_metrics_config_and_tags_read_back_through_the_client(finished: Finished) -> None:
+    client = client_of(finished.folder)
+    assert {e.name for e in client.search_experiments()} == {"Default", "InvertedPendulum-v5"}
+    for run in runs_of(finished.folder):
+        steps = [m.step for m in client.get_metric_history(run.info.run_id, "eval/return_mean")]
+        assert steps == [30, 60]  # environment steps
+        assert [m.step for m in client.get_metric_history(run.info.run_id, "critic/loss")] == [20, 30, 40, 50, 60]
+        assert unknown_metrics(run.data.metrics) == []
+        assert "epoch" not in run.data.metrics
+        assert run.data.params["data.batch_size"] == "4"
+        assert run.data.params["model.critic"] == "dsob_pl.critics.GenerativeCritic"
+        assert run.data.params["model.critic.hidden"] == "[8]"
+        assert run.data.tags["env"] == "InvertedPendulum-v5"
+        assert run.data.tags["seed"] == run.data.params["seed_everything"]
+        assert run.data.tags["version.torch"] == torch.__version__
+        assert run.data.tags["command"].startswith("python -m dsob_pl fit --config base.yaml")
+        config = yaml.safe_load(Path(run.info.artifact_uri, "config.yaml").read_text())
+        assert config["data"]["batch_size"] == 4
+        assert config["trainer"]["max_steps"] == 60
+        assert {a.path for a in client.list_artifacts(run.info.run_id)} == {"checkpoints", "config.yaml"}
+        paths = {a.path for a in client.list_artifacts(run.info.run_id, "checkpoints")}
+        assert paths == {"checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+
+
+def test_checkpoints_hold_only_tensors_and_plain_types_and_only_last_has_the_replay(finished: Finished) -> None:
+    for run in runs_of(finished.folder):
+        folder = Path(run.info.artifact_uri) / "checkpoints"
+        best, last = (torch.load(folder / f"{name}.ckpt", weights_only=True) for name in ("best", "last"))
+        assert last["global_step"] == 60
+        assert "ReplayDataModule" in last
+        assert "ReplayDataModule" not in best
+        for content in (best, last):
+            assert content["dsob_format"] == 1
+            assert content["dsob_sizes"] == {"observation_size": 4, "action_size": 1}
+            assert yaml.safe_load(content["dsob_config"])["data"]["env_id"] == "InvertedPendulum-v5"
+
+
+PART = """\
+import os, signal
+from dsob_pl.divergences import MMD
+class Stops(MMD):
+    '''Does ``how`` in the 41st update, after the evaluation at step 30 has been saved.'''
+    def __init__(self, how: str = "nan"):
+        super().__init__()
+        self.how, self.calls = how, 0
+    def __call__(self, x, y):
+        self.calls += 1
+        value = super().__call__(x, y)
+        if self.calls == 41:
+            if self.how == "nan":
+                return value * float("nan")
+            if self.how == "bug":
+                raise ZeroDivisionError("a bug")
+            os.kill(os.getpid(), {"term": signal.SIGTERM, "int": signal.SIGINT}[self.how])
+        return value
+"""
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stopped")
+    (folder / "base.yaml").write_text(BASE)
+    (folder / "stops.py").write_text(PART)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "status", "message"),
+    [
+        ("nan", 3, "FAILED", "critic/loss became non-finite at environment step 51"),
+        ("term", 143, "KILLED", "terminated"),
+        ("int", 130, "KILLED", "interrupted"),
+        ("bug", None, "FAILED", None),
+    ],
+)
+def test_a_run_that_is_stopped(
+    how: str,
+    code: int | None,
+    status: str,
+    message: str | None,
+    stopped: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(stopped)
+    monkeypatch.syspath_prepend(str(stopped))
+    monkeypatch.delenv("DSOB_PL_TRACEBACK", raising=False)
+    arguments = ["fit", "--config", "base.yaml", "--model.divergence=stops.Stops", f"--model.divergence.how={how}"]
+    arguments += ["--trainer.logger=dsob_pl.tracking.MLflowLogger", f"--trainer.logger.run_name={how}"]
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        if code is None:
+            with pytest.raises(ZeroDivisionError, match="a bug"):
+                main(arguments)
+        else:
+            assert main(arguments) == code
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    run = next(run for run in runs_of(stopped) if run.info.run_name == how)
+    assert run.info.status == status
+    folder = Path(run.info.artifact_uri) / "checkpoints"
+    last = torch.load(folder / "last.ckpt", weights_only=True)
+    # a process that is told to stop saves what it has; after anything else the last good state stays
+    assert last["global_step"] == (51 if how == "term" else 30)
+    history = client_of(stopped).get_metric_history(run.info.run_id, "critic/loss")
+    assert [m.step for m in history][-1] == 50  # nothing collected before the end is lost
+    if message is not None:
+        err = capfd.readouterr().err.strip().splitlines()[-1]
+        assert message in err
+        assert "last good checkpoint: mlruns/InvertedPendulum-v5/" in err
+
+
+def test_another_logger(project: Path) -> None:
+    logger = ["--trainer.logger=lightning.pytorch.loggers.CSVLogger", "--trainer.logger.save_dir=runs"]
+    assert main(["fit", "--config", "base.yaml", *logger]) == 0
+    folder = project / "runs" / "lightning_logs" / "version_0"
+    assert yaml.safe_load((folder / "config.yaml").read_text())["data"]["batch_size"] == 4
+    assert "eval/return_mean" in (folder / "metrics.csv").read_text()
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert not (project / "mlflow.db").exists()
+
+
+def test_everything_switched_off(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    off = ["logger", "enable_checkpointing", "enable_progress_bar"]
+    assert main(["fit", "--config", "base.yaml", *(f"--trainer.{name}=false" for name in off)]) == 0
+    assert sorted(p.name for p in project.iterdir() if p.name != "__pycache__") == ["base.yaml"]
+    assert capfd.readouterr().out == "finished at step 60\n"
+
+
+def test_a_fast_development_run_leaves_nothing(project: Path) -> None:
+    assert main(["fit", "--config", "base.yaml", "--trainer.fast_dev_run=2"]) == 0
+    assert not (project / "mlflow.db").exists()
+    assert not list(project.rglob("*.ckpt"))

@@ -1,0 +1,136 @@
+"""The MLflow logger against a real database, read back through MLflow's client."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from dsob_pl.errors import UsageError
+from dsob_pl.tracking import MLflowLogger
+from dsob_pl.tracking.store import check_writable, local_path, mlflow_client, resolve_tracking_uri
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mlflow")
+
+
+def make(folder: Path, **options: object) -> MLflowLogger:
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    return MLflowLogger(tracking_uri=uri, artifact_location=str(folder / "mlruns"), **options)  # type: ignore[arg-type]
+
+
+def test_nothing_is_created_before_something_is_logged(tmp_path: Path) -> None:
+    logger = make(tmp_path, experiment_name="e")
+    logger.check()
+    assert hasattr(logger, "experiment")  # as Lightning asks before training
+    assert (logger.name, logger.save_dir) == ("e", str(tmp_path / "mlruns"))
+    logger.finalize("success")
+    assert not logger.started
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_metrics_are_batched_and_none_is_lost(folder: Path) -> None:
+    logger = make(folder, experiment_name="batched", run_name="r", tags={"k": "v"})
+    step = 0
+    logger.environment_step = lambda: step
+    assert logger.run_id
+    calls = []
+    log_batch = logger.client.log_batch
+    logger.client.log_batch = lambda *a, **k: (calls.append(len(k["metrics"])), log_batch(*a, **k))  # type: ignore[method-assign]
+    for step in range(1, 1502):
+        logger.log_metrics({"critic/loss": step / 2, "epoch": 0}, step=-1)
+    assert sum(calls) < 1501  # some still wait
+    logger.finalize("success")
+    assert sum(calls) == 1501
+    assert len(calls) < 20
+    history = mlflow_client(logger.tracking_uri).get_metric_history(logger.run_id, "critic/loss")
+    assert [(m.step, m.value) for m in history] == [(s, s / 2) for s in range(1, 1502)]
+    run = mlflow_client(logger.tracking_uri).get_run(logger.run_id)
+    assert (run.info.status, run.info.run_name, run.data.tags["k"]) == ("FINISHED", "r", "v")
+    assert set(run.data.metrics) == {"critic/loss"}
+
+
+def test_a_database_that_is_busy_costs_no_metric_and_does_not_stop_the_run(folder: Path, monkeypatch) -> None:
+    from mlflow.exceptions import MlflowException
+
+    logger = make(folder, experiment_name="busy", flush_seconds=0.0)
+    assert logger.run_id
+    log_batch = logger.client.log_batch
+
+    def fail(*_: object, **__: object) -> None:
+        raise MlflowException("database is locked")
+
+    monkeypatch.setattr(logger.client, "log_batch", fail)
+    logger.log_metrics({"m": 1.0}, step=1)
+    monkeypatch.setattr(logger.client, "log_batch", log_batch)
+    logger.log_metrics({"m": 2.0}, step=2)
+    history = mlflow_client(logger.tracking_uri).get_metric_history(logger.run_id, "m")
+    assert [m.value for m in history] == [1.0, 2.0]
+
+
+def test_long_parameters_are_cut_and_many_are_taken(folder: Path) -> None:
+    logger = make(folder, experiment_name="params")
+    logger.log_hyperparams({"many": {f"k{i}": i for i in range(150)}, "long": "x" * 9000, "y" * 300: 1})
+    params = mlflow_client(logger.tracking_uri).get_run(logger.run_id).data.params
+    assert len(params) == 152
+    assert params["many.k149"] == "149"
+    assert params["long"] == "x" * 500
+    assert params["y" * 250] == "1"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "final", "status"),
+    [("success", None, "FINISHED"), ("failed", None, "FAILED"), ("failed", "KILLED", "KILLED")],
+)
+def test_status(folder: Path, outcome: str, final: str | None, status: str) -> None:
+    logger = make(folder, experiment_name="status")
+    logger.final_status = final
+    logger.log_metrics({"m": 1.0}, step=1)
+    logger.finalize(outcome)
+    assert mlflow_client(logger.tracking_uri).get_run(logger.run_id).info.status == status
+
+
+def test_artifacts_lie_in_a_folder_named_after_the_experiment(folder: Path) -> None:
+    logger = make(folder, experiment_name="module:Env/Id-v0")
+    logger.log_text("hello", "note.txt")
+    assert logger.artifact_dir == folder / "mlruns" / "module_Env_Id-v0" / logger.run_id / "artifacts"
+    assert [a.path for a in logger.experiment.list_artifacts(logger.run_id)] == ["note.txt"]
+    assert (logger.artifact_dir / "note.txt").read_text() == "hello"
+
+
+def test_a_deleted_experiment_is_refused(folder: Path) -> None:
+    client = mlflow_client(make(folder).tracking_uri)
+    client.delete_experiment(client.create_experiment("gone"))
+    with pytest.raises(UsageError, match="'gone' is deleted"):
+        make(folder, experiment_name="gone").log_hyperparams({"k": 1})
+
+
+def test_a_metric_costs_little(folder: Path) -> None:
+    logger = make(folder, experiment_name="cost")
+    assert logger.run_id
+    start = time.process_time()
+    for step in range(900):
+        logger.log_metrics({"m": 1.0}, step=step)
+    assert (time.process_time() - start) / 900 < 1e-3  # a call of MLflow's own takes 10-30 ms
+
+
+def test_tracking_uris(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert resolve_tracking_uri(None) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert resolve_tracking_uri("http://host:5000") == "http://host:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    assert resolve_tracking_uri(None) == f"sqlite:///{tmp_path}/other.db"
+    assert local_path("file:///a/b%20c") == Path("/a/b c")
+    assert local_path("/a/b") == Path("/a/b")
+    assert local_path("s3://bucket/a") is None
+
+
+def test_a_folder_that_does_not_exist_yet_is_writable_where_its_parent_is(tmp_path: Path) -> None:
+    check_writable(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UsageError, match="cannot write"):
+        check_writable(Path("/proc/nothing"))
