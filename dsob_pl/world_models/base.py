@@ -199,7 +199,7 @@ class WorldModel(L.LightningModule):
             metrics = {name: torch.stack([u[name] for u in updates]).mean() for name in updates[0]}
             if not metrics["loss"].isfinite():
                 raise RunFailed(f"world_model/loss is not finite at environment step {step.environment_step}")
-            if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            if (self.global_step + 1) % max(self.trainer.log_every_n_steps, 1) == 0:  # type: ignore[attr-defined]
                 self.log_dict({f"world_model/{name}": value for name, value in metrics.items()}, batch_size=1)
         clock = self.optimizers()[1]  # type: ignore[index]
         assert isinstance(clock, LightningOptimizer)
