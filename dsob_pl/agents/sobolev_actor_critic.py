@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -79,7 +79,6 @@ class SobolevActorCritic(L.LightningModule):
     reward_low: Tensor
     reward_high: Tensor
     reward_scale: Tensor
-    updates: Tensor
 
     def __init__(
         self,
@@ -142,7 +141,7 @@ class SobolevActorCritic(L.LightningModule):
         self.register_buffer("reward_low", torch.tensor(torch.inf))
         self.register_buffer("reward_high", torch.tensor(-torch.inf))
         self.register_buffer("reward_scale", torch.tensor(1.0))
-        self.register_buffer("updates", torch.tensor(0))
+        self.updates = 0  # of the critic, so far; a number and not a buffer, which a GPU would have to be asked for
         self._latest: dict[str, Tensor] = {}  # of the most recent updates; the policy's are rarer than the critic's
         self._window = (time.perf_counter(), 0, 0)
 
@@ -175,7 +174,15 @@ class SobolevActorCritic(L.LightningModule):
     def on_fit_start(self) -> None:
         """Connects exploration to the data's environment."""
         self.trainer.datamodule.attach(self.explore)  # type: ignore[attr-defined]
-        self._window = (time.perf_counter(), self.trainer.global_step, int(self.updates))
+        self._window = (time.perf_counter(), self.trainer.global_step, self.updates)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the counter of updates."""
+        checkpoint["dsob_updates"] = self.updates
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes it back."""
+        self.updates = int(checkpoint["dsob_updates"])
 
     def training_step(self, step: Step, _: int) -> None:
         """One environment step (already taken by the data) and its U updates."""
@@ -220,7 +227,7 @@ class SobolevActorCritic(L.LightningModule):
             metrics["critic/clipped_fraction"] = clipped
 
         self.updates += 1
-        if int(self.updates) % self.policy_delay == 0:
+        if self.updates % self.policy_delay == 0:
             noise = self._critic_noise(len(transition.r), self.samples)
             loss = losses.policy_loss(self.policy, self.critic, transition.s, noise)
             metrics |= {"policy/loss": loss.detach(), "policy/grad_norm": self._descend(loss, policy_optimizer)}
@@ -267,7 +274,7 @@ class SobolevActorCritic(L.LightningModule):
 
     def _side_generator(self) -> torch.Generator:
         """Noise for reports: they must not move the noise of training, or the logging cadence would change the run."""
-        return torch.Generator(self.device).manual_seed(int(self.updates))
+        return torch.Generator(self.device).manual_seed(self.updates)
 
     # Running scales ---------------------------------------------------------------------------------------------------
 
@@ -279,7 +286,7 @@ class SobolevActorCritic(L.LightningModule):
         reward = new["next", "reward"]
         torch.minimum(self.reward_low, reward.min(), out=self.reward_low)
         torch.maximum(self.reward_high, reward.max(), out=self.reward_high)
-        if int(self.updates) == 0 and self.return_range is not None:
+        if self.updates == 0 and self.return_range is not None:
             # Fixed once learning begins: a scale that moved with the rewards would move every value already learned.
             bounds = ReturnBounds.from_rewards(self.reward_low, self.reward_high, self.gamma)
             width = bounds.high - bounds.low
@@ -328,7 +335,7 @@ class SobolevActorCritic(L.LightningModule):
 
     def _diagnose(self, transition: Transition) -> dict[str, Tensor]:
         """gamma*kappa and the world model's spread on a few transitions, and the speed since the last report."""
-        now, step, updates = time.perf_counter(), self.trainer.global_step + 1, int(self.updates)
+        now, step, updates = time.perf_counter(), self.trainer.global_step + 1, self.updates
         then, last_step, last_updates = self._window
         self._window = (now, step, updates)
         metrics = {

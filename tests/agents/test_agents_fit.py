@@ -54,7 +54,7 @@ def test_a_fit_counts_environment_steps_and_logs_the_glossary(tmp_path, source):
     run = trainer(tmp_path)
     run.fit(agent, data)
     assert run.global_step == data.steps_collected == 40
-    assert int(agent.updates) == 2 * 30  # no updates in the 10 steps of warm-up
+    assert agent.updates == 2 * 30  # no updates in the 10 steps of warm-up
     rows = metrics(tmp_path)
     names = {name for row in rows for name, value in row.items() if value} - {"step", "epoch"}
     assert not unknown_metrics(names)
@@ -101,3 +101,17 @@ def test_values_are_in_units_of_reward():
     agent.reward_scale.fill_(0.1)
     assert before.shape == (2, 3, 6)
     torch.testing.assert_close(agent.values(observation, 6), before * 10)
+
+
+def test_a_checkpoint_carries_scales_and_counters(tmp_path):
+    agent, data = build()
+    run = trainer(tmp_path, steps=20)
+    run.fit(agent, data)
+    run.save_checkpoint(tmp_path / "some.ckpt", weights_only=False)
+    other, fresh = build()
+    more = trainer(tmp_path / "more", steps=20)
+    more.fit(other, fresh, ckpt_path=tmp_path / "some.ckpt", weights_only=True)
+    assert other.updates == agent.updates == 20
+    assert torch.equal(parameters(other), parameters(agent))
+    for name in ("reward_scale", "reward_low", "normalizer.mean"):
+        assert torch.equal(other.state_dict()[name], agent.state_dict()[name])
