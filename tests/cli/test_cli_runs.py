@@ -125,6 +125,7 @@ def test_a_run_that_is_stopped(
     arguments = ["fit", "--config", "base.yaml", "--model.divergence=stops.Stops", f"--model.divergence.how={how}"]
     arguments += ["--trainer.logger=dsob_pl.tracking.MLflowLogger", f"--trainer.logger.run_name={how}"]
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started with it ignored
     try:
         if code is None:
             with pytest.raises(ZeroDivisionError, match="a bug"):
