@@ -112,28 +112,3 @@ def policy_loss(policy: Policy, critic: Critic, s: Tensor, noise: Tensor) -> Ten
         noise.expand(members, batch, count, -1),
     )
     return -z.mean()
-
-
-def sample_statistics(samples: Tensor, target: Tensor, scale: Tensor) -> dict[str, Tensor]:
-    """What is logged of the critic's samples and their targets, in units of reward.
-
-    Args:
-        samples: predicted ``[E, B, N, D]``.
-        target: ``[B, M, D]``.
-        scale: factor by which rewards were multiplied (0-d).
-
-    Returns:
-        mean value and target, root mean square spread of the return over noise, of its gradient, and the mean norm of
-        target gradients; gradients only where they are part of the samples.
-    """
-    one = samples.shape[-2] == 1
-    spread = torch.zeros_like(samples[..., 0, :]) if one else samples.var(-2)
-    statistics = {
-        "value": samples[..., 0].mean() / scale,
-        "target": target[..., 0].mean() / scale,
-        "return_spread": spread[..., 0].mean().sqrt() / scale,
-    }
-    if samples.shape[-1] > 1:
-        statistics["gradient_spread"] = spread[..., 1:].sum(-1).mean().sqrt() / scale
-        statistics["target_gradient_norm"] = target[..., 1:].norm(dim=-1).mean() / scale
-    return statistics

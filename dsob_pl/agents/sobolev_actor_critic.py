@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from dsob_pl.agents import losses
 from dsob_pl.agents.options import check_options
+from dsob_pl.agents.reports import evaluation_metrics, model_diagnostics, sample_statistics
 from dsob_pl.bellman import (
     OverestimationCorrection,
     ReturnBounds,
     SobolevOrder,
     Truncation,
     bound_target,
-    gamma_kappa,
     sobolev_target,
 )
 from dsob_pl.critics import Critic, GenerativeCritic
@@ -33,10 +33,6 @@ from dsob_pl.divergences import Divergence, MaxSlicedMMD
 from dsob_pl.errors import RunFailed, UsageError
 from dsob_pl.networks import DeterministicPolicy, RunningNormalizer, polyak_update, target_copy
 from dsob_pl.world_models import CVAE, Transition, WorldModel
-from dsob_pl.world_models.metrics import spread_ratio
-
-# World-model samples per transition for its reported spread.
-_SPREAD_SAMPLES = 16
 
 
 class SobolevActorCritic(L.LightningModule):
@@ -222,7 +218,7 @@ class SobolevActorCritic(L.LightningModule):
         )
         metrics |= {"critic/loss": loss.detach(), "critic/grad_norm": self._descend(loss, critic_optimizer)}
         if report:
-            statistics = losses.sample_statistics(samples, target, self.reward_scale)
+            statistics = sample_statistics(samples, target, self.reward_scale)
             metrics |= {f"critic/{name}": value for name, value in statistics.items()}
             metrics["critic/clipped_fraction"] = clipped
 
@@ -310,16 +306,8 @@ class SobolevActorCritic(L.LightningModule):
     def validation_step(self, seeds: Tensor, _: int) -> None:
         """Noise-free episodes of the policy on the evaluation environments, one for each of ``seeds [n]``."""
         episodes = self.trainer.datamodule.evaluate(self.act, self.gamma)  # type: ignore[attr-defined]
-        returns, lengths = episodes.returns, episodes.lengths.float()
-        metrics = {
-            f"eval/{name}_{kind}": reduce(values)
-            for name, values in (("return", returns), ("length", lengths))
-            for kind, reduce in (("mean", torch.mean), ("min", torch.min), ("max", torch.max))
-        }
-        metrics["eval/return_std"] = returns.std(correction=0)
-        metrics["eval/length_std"] = lengths.std(correction=0)
+        metrics = evaluation_metrics(episodes)
         metrics["eval/value"] = self.values(episodes.first_observations.to(self.device), 32).mean()
-        metrics["eval/discounted_return"] = episodes.discounted_returns.mean()
         self.log_dict(metrics, batch_size=1)
 
     test_step = validation_step
@@ -344,11 +332,8 @@ class SobolevActorCritic(L.LightningModule):
         }
         if self.world_model is not None:
             rows = Transition(*(x[: self.diagnostic_samples] for x in transition))
-            size = (_SPREAD_SAMPLES, len(rows.r), self.world_model.noise_size)
-            eps = torch.randn(size, device=self.device, generator=self._side_generator())
-            factors = gamma_kappa(self.world_model, self.target_policy, rows.s, rows.a, eps[0], self.gamma)
-            metrics["bellman/gamma_kappa"] = factors.max()
-            metrics["world_model/spread"] = spread_ratio(self.world_model, rows, eps)
+            generator = self._side_generator()
+            metrics |= model_diagnostics(self.world_model, self.target_policy, rows, self.gamma, generator)
         return metrics
 
     @property

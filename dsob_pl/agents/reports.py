@@ -1,0 +1,61 @@
+"""What the agent reports beside its losses: pure functions of samples, episodes and networks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dsob_pl.bellman import gamma_kappa
+from dsob_pl.bellman.target import Policy
+from dsob_pl.envs import Episodes
+from dsob_pl.world_models import Transition, WorldModel
+from dsob_pl.world_models.metrics import spread_ratio
+
+# World-model samples per transition for its reported spread.
+_SPREAD_SAMPLES = 16
+
+
+def sample_statistics(samples: Tensor, target: Tensor, scale: Tensor) -> dict[str, Tensor]:
+    """What is logged of the critic's samples and their targets, in units of reward.
+
+    Args:
+        samples: predicted ``[E, B, N, D]``.
+        target: ``[B, M, D]``.
+        scale: factor by which rewards were multiplied (0-d).
+
+    Returns:
+        mean value and target, root mean square spread of the return over noise, of its gradient, and the mean norm of
+        target gradients; gradients only where they are part of the samples.
+    """
+    one = samples.shape[-2] == 1
+    spread = torch.zeros_like(samples[..., 0, :]) if one else samples.var(-2)
+    statistics = {
+        "value": samples[..., 0].mean() / scale,
+        "target": target[..., 0].mean() / scale,
+        "return_spread": spread[..., 0].mean().sqrt() / scale,
+    }
+    if samples.shape[-1] > 1:
+        statistics["gradient_spread"] = spread[..., 1:].sum(-1).mean().sqrt() / scale
+        statistics["target_gradient_norm"] = target[..., 1:].norm(dim=-1).mean() / scale
+    return statistics
+
+
+def evaluation_metrics(episodes: Episodes) -> dict[str, Tensor]:
+    """Mean, standard deviation, smallest and largest return and length of ``episodes``, and their discounted return."""
+    metrics = {"eval/discounted_return": episodes.discounted_returns.mean()}
+    for name, values in (("return", episodes.returns), ("length", episodes.lengths.float())):
+        metrics[f"eval/{name}_mean"] = values.mean()
+        metrics[f"eval/{name}_std"] = values.std(correction=0)
+        metrics[f"eval/{name}_min"] = values.min()
+        metrics[f"eval/{name}_max"] = values.max()
+    return metrics
+
+
+def model_diagnostics(
+    model: WorldModel, policy: Policy, transition: Transition, gamma: float, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """The largest gamma*kappa and the world model's spread on ``transition [R]``."""
+    size = (_SPREAD_SAMPLES, len(transition.r), model.noise_size)
+    eps = torch.randn(size, device=transition.r.device, generator=generator)
+    factors = gamma_kappa(model, policy, transition.s, transition.a, eps[0], gamma)
+    return {"bellman/gamma_kappa": factors.max(), "world_model/spread": spread_ratio(model, transition, eps)}
