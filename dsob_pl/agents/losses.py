@@ -34,7 +34,7 @@ def replayed_step(model: WorldModel, transition: Transition) -> Step:
     """
 
     def step(s: Tensor, a: Tensor, eps: Tensor) -> Prediction:
-        once = Transition(*(x.unsqueeze(1) for x in transition))
+        once = Transition(*(x.unsqueeze(1) for x in transition))  # [B, 1]: broadcasts to the rows [E, B, M] of s and a
         prediction = model.reproduce(once, s, a, eps)
         # Value of the real termination, derivative of the predicted probability.
         continuation = 1 - once.terminated + (prediction.continuation - prediction.continuation.detach())
@@ -47,15 +47,10 @@ def recorded_step(transition: Transition) -> Step:
     """The replayed transition itself, constant in (s, a): the model-free target, for samples without gradients."""
 
     def step(s: Tensor, a: Tensor, eps: Tensor) -> Prediction:
-        rows = Transition(*(_rows_like(x, eps) for x in transition))
-        return Prediction(rows.s_next, rows.r, 1 - rows.terminated)
+        s_next = transition.s_next.unsqueeze(1).expand_as(s)
+        return Prediction(s_next, transition.r.unsqueeze(1), 1 - transition.terminated.unsqueeze(1))
 
     return step
-
-
-def _rows_like(x: Tensor, eps: Tensor) -> Tensor:
-    """``x [B, ...] -> [B, M, ...]`` for ``eps [B, M, ...]``."""
-    return x.unsqueeze(1).expand(x.shape[0], eps.shape[1], *x.shape[1:])
 
 
 def critic_loss(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 from torch import Tensor
 
@@ -34,15 +35,19 @@ def truncate(samples: Tensor, drop: float) -> Tensor:
     return samples.gather(-2, order.unsqueeze(-1).expand(*order.shape, samples.shape[-1]))
 
 
-class OverestimationCorrection:
-    """Turns the samples of E target critics into one target sample set. Subclasses override one or both steps."""
+class OverestimationCorrection(ABC):
+    """Turns the samples of E target critics into one target sample set, value and gradient of a sample together."""
 
-    def choose(self, returns: Tensor) -> Tensor:
-        """Before derivatives are taken: ``[E, B, M] -> [P, B, M]``, the critics that take part for each transition."""
-        return returns
+    @abstractmethod
+    def __call__(self, samples: Tensor) -> Tensor:
+        """``[E, B, M, D] -> [B, K, D]``, component 0 being the return."""
 
-    def combine(self, samples: Tensor) -> Tensor:
-        """After derivatives are taken: ``[P, B, M, D] -> [B, K, D]``."""
+
+class NoCorrection(OverestimationCorrection):
+    """All samples of all critics, pooled: ``[E, B, M, D] -> [B, E*M, D]``."""
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        """``[E, B, M, D] -> [B, E*M, D]``."""
         return samples.transpose(0, 1).flatten(1, 2)
 
 
@@ -57,9 +62,9 @@ class Truncation(OverestimationCorrection):
         _check_drop("overestimation", drop)
         self.drop = drop
 
-    def combine(self, samples: Tensor) -> Tensor:
+    def __call__(self, samples: Tensor) -> Tensor:
         """``[E, B, M, D] -> [B, E*M - floor(drop*E*M), D]``."""
-        return truncate(super().combine(samples), self.drop)
+        return truncate(samples.transpose(0, 1).flatten(1, 2), self.drop)
 
 
 class LowerMean(OverestimationCorrection):
@@ -73,18 +78,11 @@ class LowerMean(OverestimationCorrection):
         _check_drop("overestimation", drop)
         self.drop = drop
 
-    def choose(self, returns: Tensor) -> Tensor:
-        """``[E, B, M] -> [1, B, M]``."""
-        lowest = returns.detach().mean(-1, keepdim=True).argmin(0, keepdim=True)
-        return returns.gather(0, lowest.expand(1, *returns.shape[1:]))
-
-    def combine(self, samples: Tensor) -> Tensor:
-        """``[1, B, M, D] -> [B, M - floor(drop*M), D]``."""
-        return truncate(super().combine(samples), self.drop)
-
-
-class NoCorrection(OverestimationCorrection):
-    """All samples of all critics, pooled: ``[E, B, M, D] -> [B, E*M, D]``."""
+    def __call__(self, samples: Tensor) -> Tensor:
+        """``[E, B, M, D] -> [B, M - floor(drop*M), D]``."""
+        lowest = samples[..., 0].mean(-1).argmin(0)[None, :, None, None]
+        chosen = samples.gather(0, lowest.expand(1, *samples.shape[1:])).squeeze(0)
+        return truncate(chosen, self.drop)
 
 
 __all__ = ["LowerMean", "NoCorrection", "OverestimationCorrection", "Truncation", "truncate"]

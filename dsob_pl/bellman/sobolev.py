@@ -35,7 +35,7 @@ def with_gradients(
     """Sobolev samples of a function each of whose outputs depends on its own row of (s, a) only.
 
     Args:
-        function: ``s [..., S], a [..., A] -> y [P, ...]``, P outputs for every row.
+        function: ``s [..., S], a [..., A] -> y [...]``.
         s: ``[..., S]``.
         a: ``[..., A]``.
         order: which derivatives to take.
@@ -44,7 +44,7 @@ def with_gradients(
             small networks.
 
     Returns:
-        ``[P, ..., D]`` with components ordered value, state gradient, action gradient.
+        ``[..., D]`` with components ordered value, state gradient, action gradient.
     """
     if order is SobolevOrder.NONE:
         return function(s, a).unsqueeze(-1)
@@ -54,21 +54,16 @@ def with_gradients(
 
 
 def _append_gradients(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], nested: bool) -> Tensor:
-    """``y [P, ...]`` with the derivatives of each row in ``inputs`` behind it: ``[P, ..., 1 + sum of input sizes]``."""
-    # Rows do not mix, so the gradient of the sum is the gradient of each row; the P outputs share rows and take turns.
+    """``y [...]`` with the derivatives of each row in ``inputs`` behind it: ``[..., 1 + sum of input sizes]``."""
+    # Rows do not mix, so the gradient of the sum is the gradient of each row.
     if nested:
         y, pullback = torch.func.vjp(function, *inputs)[:2]
-        select = torch.eye(len(y), dtype=y.dtype, device=y.device).view(len(y), len(y), *[1] * (y.dim() - 1))
-        gradients = [torch.cat(pullback(row.expand_as(y)), -1) for row in select]
-        return torch.cat([y.unsqueeze(-1), torch.stack(gradients)], -1)
+        return torch.cat([y.unsqueeze(-1), *pullback(torch.ones_like(y))], -1)
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in inputs]
         y = function(*leaves)
-        last = len(y) - 1
-        gradients = [
-            torch.cat(torch.autograd.grad(row.sum(), leaves, retain_graph=p < last), -1) for p, row in enumerate(y)
-        ]
-    return torch.cat([y.detach().unsqueeze(-1), torch.stack(gradients)], -1)
+        gradients = torch.autograd.grad(y.sum(), leaves)
+    return torch.cat([y.detach().unsqueeze(-1), *gradients], -1)
 
 
 def sobolev_samples(critic: Critic, s: Tensor, a: Tensor, noise: Tensor, order: SobolevOrder) -> Tensor:
@@ -92,8 +87,7 @@ def sobolev_samples(critic: Critic, s: Tensor, a: Tensor, noise: Tensor, order: 
         return critic(s, a, noise).unsqueeze(-1)
     written_out = critic.value_and_gradient(s, a, noise)
     if written_out is None:
-        # Every member has rows of its own (slab e), so all members together are one output.
-        return with_gradients(lambda s, a: critic(s, a, noise).unsqueeze(0), s, a, order, nested=True).squeeze(0)
+        return with_gradients(lambda s, a: critic(s, a, noise), s, a, order, nested=True)
     value, ds, da = written_out
     parts = [ds, da] if order is SobolevOrder.STATE_ACTION else [da]
     return torch.cat([value.unsqueeze(-1), *parts], -1)

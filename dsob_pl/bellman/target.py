@@ -36,29 +36,23 @@ class ReturnBounds(NamedTuple):
 def backup(
     step: Step, policy: Policy, critic: Critic, s: Tensor, a: Tensor, eps: Tensor, noise: Tensor, gamma: float
 ) -> Tensor:
-    """One sampled backup ``r + gamma c Z_e(s', pi(s'), xi)``, every critic at the same imagined next state.
+    """One sampled backup ``r + gamma c Z_e(s', pi(s'), xi)`` for every target critic.
 
     Args:
         step: world model.
         policy: target policy.
         critic: target critics, E members.
-        s: ``[..., S]``.
-        a: ``[..., A]``.
-        eps: noise of the world model ``[..., noise_size]``.
-        noise: noise of the critics ``[..., K]``.
+        s: ``[E, ..., S]``, slab e for member e.
+        a: ``[E, ..., A]``.
+        eps: noise of the world model ``[E, ..., noise_size]``; the same for all members, it puts them at the same s'.
+        noise: noise of the critics ``[E, ..., K]``.
         gamma: discount.
 
     Returns:
         ``[E, ...]``, with its graph.
     """
     prediction = step(s, a, eps)
-    members = critic.ensemble_size
-    a_next = policy(prediction.s_next)
-    z = critic(
-        prediction.s_next.expand(members, *prediction.s_next.shape),
-        a_next.expand(members, *a_next.shape),
-        noise.expand(members, *noise.shape),
-    )
+    z = critic(prediction.s_next, policy(prediction.s_next), noise)
     return prediction.r + gamma * prediction.continuation * z
 
 
@@ -96,16 +90,18 @@ def sobolev_target(
     Returns:
         ``[B, M', D]`` detached, with M' samples after the correction.
     """
-    batch, count = eps.shape[:2]
-    s = s.unsqueeze(1).expand(batch, count, -1)
-    a = a.unsqueeze(1).expand(batch, count, -1)
+    # Every member and every sample has rows of its own, so that one backward pass gives all derivatives; all members
+    # share the model's draws, or the lower of two would be the lower of two next states as well.
+    members, (batch, count) = critic.ensemble_size, eps.shape[:2]
+    s, a = (x.unsqueeze(1).expand(members, batch, count, -1) for x in (s, a))
+    eps, noise = (x.expand(members, *x.shape) for x in (eps, noise))
 
     def returns(s: Tensor, a: Tensor) -> Tensor:
-        return correction.choose(backup(step, policy, critic, s, a, eps, noise, gamma))
+        return backup(step, policy, critic, s, a, eps, noise, gamma)
 
     # Only the result is cut off: inside, the backup is differentiated in (s, a) through model, reward and policy.
     with torch.no_grad():
-        return correction.combine(with_gradients(returns, s, a, order, nested))
+        return correction(with_gradients(returns, s, a, order, nested))
 
 
 def bound_target(samples: Tensor, bounds: ReturnBounds, gradient_fraction: float) -> tuple[Tensor, Tensor]:

@@ -77,13 +77,13 @@ def parts(float64):
 def test_target_equals_finite_differences(parts, nested):
     model, policy, critic, s, a, eps, noise = parts
     target = sobolev_target(model, policy, critic, s, a, eps, noise, 0.97, STATE_ACTION, NoCorrection(), nested)
-    target = target.unflatten(1, (2, 5))  # [B, E, M, D]
+    target = target.unflatten(1, (2, 5)).transpose(0, 1)  # [E, B, M, D]
     step = 1e-5
-    s, a = (x.unsqueeze(1).expand(-1, 5, -1) for x in (s, a))
-    sa = torch.cat([s, a], -1)
+    sa = torch.cat([s, a], -1).unsqueeze(1).expand(2, 6, 5, 5)
+    eps, noise = eps.expand(2, *eps.shape), noise.expand(2, *noise.shape)
 
     def value(sa):
-        return backup(model, policy, critic, sa[..., :3], sa[..., 3:], eps, noise, 0.97).transpose(0, 1)
+        return backup(model, policy, critic, sa[..., :3], sa[..., 3:], eps, noise, 0.97)
 
     torch.testing.assert_close(target[..., 0], value(sa))
     for k in range(5):
@@ -164,13 +164,16 @@ def test_truncation_carries_the_gradient_along(float64):
     samples = torch.tensor([[3.0, 30.0], [1.0, 10.0], [4.0, 40.0], [2.0, 20.0]])[None]
     assert truncate(samples, 0.25).tolist() == [[[1, 10], [2, 20], [3, 30]]]
     assert torch.equal(truncate(samples, 0.2), samples)  # less than one sample: nothing is dropped
-    pooled = Truncation(0.5).combine(samples.view(1, 1, 4, 2).expand(2, 1, 4, 2))
+    pooled = Truncation(0.5)(samples.view(1, 1, 4, 2).expand(2, 1, 4, 2))
     assert pooled.tolist() == [[[1, 10], [1, 10], [2, 20], [2, 20]]]
 
 
 def test_lower_mean_takes_whole_sets_per_transition(float64):
-    returns = torch.tensor([[[1.0, 9.0], [0.0, 0.0]], [[4.0, 4.0], [5.0, -4.0]]])  # means 5, 0 and 4, 0.5
-    assert LowerMean().choose(returns).tolist() == [[[4, 4], [0, 0]]]
+    returns = torch.tensor([[[1.0, 9.0], [0.0, 0.0]], [[4.0, 3.0], [5.0, -4.0]]])  # means 5, 0 and 3.5, 0.5
+    samples = torch.stack([returns, 10 * returns], -1)
+    assert LowerMean()(samples).tolist() == [[[4, 40], [3, 30]], [[0, 0], [0, 0]]]
+    assert LowerMean(0.5)(samples).tolist() == [[[3, 30]], [[0, 0]]]
+    assert NoCorrection()(samples)[0, :, 0].tolist() == [1, 9, 4, 3]
 
 
 @pytest.mark.parametrize("drop", [-0.1, 1.0, float("nan")])
@@ -204,5 +207,9 @@ def test_gamma_kappa_of_a_known_linear_system(float64):
     rows = torch.randn(4, 1)
     factors = gamma_kappa(step, hand_policy, rows, rows, torch.zeros(4, 0), 0.9)
     torch.testing.assert_close(factors, torch.full((4,), 0.9 * (2.5 * 1.16) ** 0.5))
-    shrinking = gamma_kappa(hand_step, lambda s: 0.1 * s, rows, 0 * rows, torch.zeros(4, 1), 0.5)
-    assert (shrinking >= 0.5).all()
+
+    def shrinking(s, a, eps):
+        return Prediction(0.1 * s, s.sum(-1), torch.ones_like(s.sum(-1)))
+
+    # The value's own factor is gamma: a smaller K does not make the operator contract faster.
+    assert gamma_kappa(shrinking, hand_policy, rows, rows, torch.zeros(4, 0), 0.5).tolist() == [0.5] * 4
