@@ -28,6 +28,23 @@ def test_every_method_that_is_here_has_its_config():
     assert configs == {str(p.relative_to(ROOT)) for p in (ROOT / "conf" / "method").glob("*.yaml")}
 
 
+def test_nothing_is_left_to_fill_in():
+    assert "@@" not in README
+
+
+def test_the_python_example_runs(tmp_path, monkeypatch):
+    from dsob_pl.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    files = [f"--config={ROOT / 'conf' / name}" for name in ("pendulum.yaml", "debug.yaml")]
+    assert main(["fit", *files, "--trainer.max_steps=30", "--trainer.logger=false"]) == 0
+    code = README.split("```python\n")[1].split("```")[0].replace("RUN_ID", "checkpoints/last.ckpt")
+    names = {}
+    exec(code, names)
+    assert names["samples"].shape == (2, 1, 100)
+    assert names["env"].action_space.contains(names["action"].numpy())
+
+
 def test_the_divergence_of_ones_own_is_as_long_as_said_and_works():
     import torch
 

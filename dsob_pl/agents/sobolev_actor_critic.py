@@ -57,8 +57,8 @@ class SobolevActorCritic(L.LightningModule):
         gradient_weight: factor on gradient components inside the divergence.
         gradient_bound: longest target gradient relative to the width of possible returns; None leaves targets
             unbounded.
-        return_range: rewards are multiplied by one constant, fixed at the end of warm-up, that makes the width of
-            possible returns this large, so that a kernel bandwidth means the same on every task; None keeps rewards.
+        return_range: rewards are multiplied by one constant that makes the width of the returns which the rewards of
+            the warm-up allow this large, so that a kernel bandwidth means the same on every task; None keeps rewards.
         policy_delay: critic updates per policy and target update.
         exploration_std: standard deviation of the Gaussian action noise.
         critic_optimizer: optimizer of the critic.
@@ -129,6 +129,9 @@ class SobolevActorCritic(L.LightningModule):
         self.world_model = None if world_model is None else world_model(observation_size, action_size)
         if self.world_model is not None:
             self.world_model.normalizer = self.normalizer  # one statistic of the observations, shared
+        if self.world_model is not None and target_source == "replayed" and not self.world_model.infers_noise:
+            name = type(self.world_model).__name__
+            raise UsageError(f"model.target_source: 'replayed' needs a world model that infers noise; {name} does not")
         if self.world_model is None and self.order is not SobolevOrder.NONE:
             raise UsageError(f"model.sobolev: '{self.order.value}' needs a world model, and model.world_model is null")
         self._optimizers = (world_model_optimizer, critic_optimizer, policy_optimizer)
@@ -145,8 +148,8 @@ class SobolevActorCritic(L.LightningModule):
 
     @torch.no_grad()
     def act(self, observation: Tensor) -> Tensor:
-        """The policy's action for raw observations: ``[..., S] -> [..., A]`` in [-1, 1]."""
-        return self.policy(self.normalizer(observation))
+        """The policy's action for raw observations on any device: ``[..., S] -> [..., A]`` in [-1, 1]."""
+        return self.policy(self.normalizer(observation.to(self.device)))
 
     @torch.no_grad()
     def explore(self, observation: Tensor) -> Tensor:
@@ -168,8 +171,17 @@ class SobolevActorCritic(L.LightningModule):
         return [*optimizers, torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=0.0)]
 
     def on_fit_start(self) -> None:
-        """Connects exploration to the data's environment."""
-        self.trainer.datamodule.attach(self.explore)  # type: ignore[attr-defined]
+        """Connects exploration to the data's environment; the running scales begin with transitions already at hand.
+
+        Raises:
+            UsageError: there is nothing to take the scale of the rewards from.
+        """
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data.attach(self.explore)
+        if len(data.replay) and not self.normalizer.count:
+            self._take_in(data.replay[:].to(self.device))
+        elif self.return_range is not None and data.collect and not data.collector.warmup_steps:
+            raise UsageError("data.warmup_steps: expected at least 1; its rewards fix the scale of model.return_range")
         self._window = (time.perf_counter(), self.trainer.global_step, self.updates)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -182,7 +194,9 @@ class SobolevActorCritic(L.LightningModule):
 
     def training_step(self, step: Step, _: int) -> None:
         """One environment step (already taken by the data) and its U updates."""
-        self._observe(step)
+        seen = step.batch if step.new is None else step.new
+        assert seen is not None  # without collection every step brings a batch
+        self._take_in(seen)
         metrics: dict[str, Tensor] = {}
         if step.batch is not None:
             report = (self.trainer.global_step + 1) % self._report_every == 0
@@ -274,19 +288,21 @@ class SobolevActorCritic(L.LightningModule):
 
     # Running scales ---------------------------------------------------------------------------------------------------
 
-    def _observe(self, step: Step) -> None:
-        """Takes a newly collected transition, or a batch where nothing is collected, into the running statistics."""
-        new = step.batch if step.new is None else step.new
-        assert new is not None  # without collection every step brings a batch
-        self.normalizer.update(new["observation"])
-        reward = new["next", "reward"]
+    def _take_in(self, transitions: TensorDictBase) -> None:
+        """Takes newly seen transitions ``[...]`` into the running statistics."""
+        self.normalizer.update(transitions["observation"])
+        reward = transitions["next", "reward"]
+        silent = self.bounds.high == self.bounds.low
         torch.minimum(self.reward_low, reward.min(), out=self.reward_low)
         torch.maximum(self.reward_high, reward.max(), out=self.reward_high)
-        if self.updates == 0 and self.return_range is not None:
-            # Fixed once learning begins: a scale that moved with the rewards would move every value already learned.
-            bounds = ReturnBounds.from_rewards(self.reward_low, self.reward_high, self.gamma)
-            width = bounds.high - bounds.low
-            self.reward_scale.copy_(torch.where(width > 0, self.return_range / width, 1.0))
+        if self.return_range is None:
+            return
+        # Fixed once learning begins: a scale that moved with the rewards would move every value already learned. Only
+        # where all rewards so far were 0 there is nothing learned yet, and the first one that is not sets the scale.
+        bounds = ReturnBounds.from_rewards(self.reward_low, self.reward_high, self.gamma)
+        width = bounds.high - bounds.low
+        open_ = (width > 0) & (silent | (self.updates == 0))
+        self.reward_scale.copy_(torch.where(open_, self.return_range / width, self.reward_scale))
 
     @property
     def bounds(self) -> ReturnBounds:
@@ -307,7 +323,7 @@ class SobolevActorCritic(L.LightningModule):
         """Noise-free episodes of the policy on the evaluation environments, one for each of ``seeds [n]``."""
         episodes = self.trainer.datamodule.evaluate(self.act, self.gamma)  # type: ignore[attr-defined]
         metrics = evaluation_metrics(episodes)
-        metrics["eval/value"] = self.values(episodes.first_observations.to(self.device), 32).mean()
+        metrics["eval/value"] = self.values(episodes.first_observations, 32).mean()
         self.log_dict(metrics, batch_size=1)
 
     test_step = validation_step
@@ -315,7 +331,7 @@ class SobolevActorCritic(L.LightningModule):
     @torch.no_grad()
     def values(self, observation: Tensor, count: int) -> Tensor:
         """Return samples of the policy from raw observations, in units of reward: ``[n, S] -> [E, n, count]``."""
-        s = self.normalizer(observation)
+        s = self.normalizer(observation.to(self.device))
         members = self.critic.ensemble_size
         noise = self._critic_noise(len(s), count, self._side_generator()).expand(members, -1, -1, -1)
         s, a = (x.unsqueeze(1).expand(members, -1, count, -1) for x in (s, self.policy(s)))

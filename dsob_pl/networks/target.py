@@ -18,11 +18,15 @@ def target_copy(module: Module) -> Module:
 
 @torch.no_grad()
 def polyak_update(target: nn.Module, source: nn.Module, tau: float) -> None:
-    """``target <- (1 - tau) target + tau source`` for every parameter, in place.
+    """``target <- (1 - tau) target + tau source`` for every parameter, in place; buffers are copied.
 
     Args:
         target: slow copy.
         source: network being trained, of the same structure.
         tau: step in [0, 1]; 1 copies.
     """
-    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), tau)
+    parameters = list(target.parameters())
+    if parameters:
+        torch._foreach_lerp_(parameters, list(source.parameters()), tau)
+    for slow, current in zip(target.buffers(), source.buffers()):
+        slow.copy_(current)

@@ -9,7 +9,7 @@ from dsob_pl.errors import nearest
 GLOSSARY: dict[str, str] = {
     "train/episode_return": "undiscounted return of the last finished training episode, exploration noise included",
     "train/episode_length": "environment steps of the last finished training episode",
-    "critic/loss": "divergence between predicted and target Sobolev samples, mean over the batch",
+    "critic/loss": "divergence between predicted and target samples, mean over the batch, summed over critics",
     "critic/value": "mean predicted return, in units of reward",
     "critic/target": "mean target return, in units of reward",
     "critic/return_spread": "standard deviation of the predicted return at a state-action pair, in units of reward",

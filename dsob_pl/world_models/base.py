@@ -88,8 +88,8 @@ class WorldModel(L.LightningModule):
     Args:
         observation_size: S.
         action_size: A.
-        learning_rate: of the world model's optimizer.
-        max_gradient_norm: gradients are clipped to this global norm.
+        learning_rate: of the optimizer where the model is fitted alone; an agent brings its own.
+        max_gradient_norm: gradients are clipped to this global norm, likewise.
 
     Raises:
         UsageError: a learning rate or norm that is not positive.
@@ -130,6 +130,12 @@ class WorldModel(L.LightningModule):
             NotImplementedError: the model has no inference.
         """
         raise NotImplementedError(f"{type(self).__name__} cannot infer noise from a transition")
+
+    @property
+    def infers_noise(self) -> bool:
+        """Whether the model reproduces replayed transitions: it has ``infer_noise`` or ``reproduce`` of its own."""
+        own = type(self)
+        return own.infer_noise is not WorldModel.infer_noise or own.reproduce is not WorldModel.reproduce
 
     def reproduce(self, transition: Transition, s: Tensor, a: Tensor, eps: Tensor) -> Prediction:
         """``forward(s, a, infer_noise(transition, eps))``: at the transition's own (s, a), its s' and r.
@@ -181,7 +187,7 @@ class WorldModel(L.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         data.attach(lambda _: torch.rand(self.action_size) * 2 - 1)
         if len(data.replay) and not self.normalizer.count:
-            self.normalizer.update(data.replay[:]["observation"])
+            self.normalizer.update(data.replay[:]["observation"].to(self.device))
 
     def training_step(self, step: Any, index: int) -> None:
         """U updates on the replayed batches ``[U, B]`` of one environment step.

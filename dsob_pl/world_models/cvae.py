@@ -42,8 +42,8 @@ class CVAE(WorldModel):
         initial_sigma: decoder sigma at the start, in standard deviations of the targets.
         minimum_sigma: softly enforced lower bound of sigma; noiseless dynamics would drive it to zero.
         maximum_sigma: softly enforced upper bound of sigma.
-        learning_rate: of the world model's optimizer.
-        max_gradient_norm: gradients are clipped to this global norm.
+        learning_rate: of the optimizer where the model is fitted alone; an agent brings its own.
+        max_gradient_norm: gradients are clipped to this global norm, likewise.
 
     Raises:
         UsageError: a latent size below 1, a negative weight, or sigmas out of order.
@@ -138,7 +138,9 @@ class CVAE(WorldModel):
         mean, log_std = _gaussian(self.prior(sa))
         std = log_std.exp()
         decoded = self.decoder(torch.cat([sa, mean + std * ((z - mean) / std).detach()], -1))
-        return self._predict(s, a, decoded + (target - decoded).detach(), eps)
+        if self.sample_decoder_noise:
+            decoded = decoded + (target - decoded).detach()
+        return self._predict(s, a, decoded, eps)
 
     def _predict(self, s: Tensor, a: Tensor, target: Tensor, eps: Tensor) -> Prediction:
         s_next, r = self.target_scale.decode(s, target)

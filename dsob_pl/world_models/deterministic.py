@@ -27,8 +27,8 @@ class Deterministic(WorldModel):
         activation: name of a twice differentiable activation.
         termination_weight: factor of the termination head's cross entropy.
         differentiate_termination: the probability of termination is differentiated in (s, a); otherwise a constant.
-        learning_rate: of the world model's optimizer.
-        max_gradient_norm: gradients are clipped to this global norm.
+        learning_rate: of the optimizer where the model is fitted alone; an agent brings its own.
+        max_gradient_norm: gradients are clipped to this global norm, likewise.
     """
 
     noise_size = 0

@@ -7,11 +7,12 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
+from tensordict import TensorDict
 
 from dsob_pl.agents import SobolevActorCritic
 from dsob_pl.critics import GenerativeCritic
-from dsob_pl.data import ReplayDataModule
-from dsob_pl.errors import RunFailed
+from dsob_pl.data import ReplayDataModule, save_replay
+from dsob_pl.errors import RunFailed, UsageError
 from dsob_pl.networks import DeterministicPolicy
 from dsob_pl.tracking.glossary import GLOSSARY, unknown_metrics
 from dsob_pl.world_models import CVAE
@@ -115,3 +116,40 @@ def test_a_checkpoint_carries_scales_and_counters(tmp_path):
     assert torch.equal(parameters(other), parameters(agent))
     for name in ("reward_scale", "reward_low", "normalizer.mean"):
         assert torch.equal(other.state_dict()[name], agent.state_dict()[name])
+
+
+def seen(agent, reward):
+    nxt = TensorDict({"reward": torch.tensor([[reward]])}, [1])
+    agent._take_in(TensorDict({"observation": torch.randn(1, 3), "next": nxt}, [1]))
+
+
+def test_the_first_reward_that_is_not_zero_sets_the_scale_however_late():
+    agent, _ = build(return_range=10.0, gamma=0.9)
+    seen(agent, 0.0)
+    agent.updates = 7  # learning has begun on zeros
+    seen(agent, 0.0)
+    assert float(agent.reward_scale) == 1.0
+    seen(agent, 50.0)
+    assert float(agent.bounds.high - agent.bounds.low) == pytest.approx(10.0)
+    scale = float(agent.reward_scale)
+    seen(agent, 500.0)
+    assert float(agent.reward_scale) == scale
+
+
+def test_saved_transitions_enter_the_running_scales(tmp_path):
+    agent, data = build()
+    trainer(tmp_path, steps=30).fit(agent, data)
+    save_replay(data.replay, str(tmp_path / "replay.pt"))
+    low = float(data.replay[:]["next", "reward"].min())
+    again, _ = build()
+    more = ReplayDataModule("Pendulum-v1", None, 1000, 8, 2, 1, 2, replay_path=str(tmp_path / "replay.pt"))
+    again_trainer = trainer(tmp_path / "again", steps=1)
+    again_trainer.fit(again, more)
+    assert float(again.normalizer.count) == 31
+    assert float(again.reward_low) <= low
+
+
+def test_no_warm_up_leaves_no_scale_for_the_rewards(tmp_path):
+    agent, _ = build()
+    with pytest.raises(UsageError, match=r"data\.warmup_steps: expected at least 1"):
+        trainer(tmp_path).fit(agent, ReplayDataModule("Pendulum-v1", warmup_steps=0))

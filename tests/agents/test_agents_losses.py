@@ -191,7 +191,40 @@ def test_each_optimizer_moves_its_own_network_only(source, order):
         before = {name: snapshot(part) for name, part in (parts | targets).items()}
         it._update(transition(), report=True)
         assert {name for name, part in (parts | targets).items() if moved(part, before[name])} == {trained}
-    assert all(p.grad is None for target in targets.values() for p in target.parameters())
+
+
+def test_no_loss_reaches_another_network():
+    model, critic, policy = (part.float() for part in small_parts())
+    batch, noise = transition(), torch.randn(6, 5, 4)
+    eps = torch.randn(6, 5, model.noise_size)
+    parts = {"model": model, "critic": critic, "policy": policy}
+
+    def reached():
+        names = {name for name, part in parts.items() if any(p.grad is not None for p in part.parameters())}
+        for part in parts.values():
+            part.zero_grad(set_to_none=True)
+        return names
+
+    # The same networks serve as target networks: what reaches one of them through the target would show.
+    target = sobolev_target(model, policy, critic, batch.s, batch.a, eps, noise, 0.9, STATE_ACTION, NoCorrection())
+    losses.critic_loss(critic, MMD(), batch, noise, target, STATE_ACTION, 1.0)[0].backward()
+    assert reached() == {"critic"}
+    model.loss(batch, torch.randn(6, model.loss_noise_size))[0].backward()
+    assert reached() == {"model"}
+    losses.policy_loss(policy, critic, batch.s, noise).backward(inputs=list(policy.parameters()))
+    assert reached() == {"policy"}
+
+
+def test_a_policy_step_leaves_the_gradients_of_the_critics_alone():
+    it = agent(policy_delay=1)
+    it.reward_low.fill_(-1), it.reward_high.fill_(1)
+    real = it.configure_optimizers()
+    it.optimizers = lambda use_pl_optimizer=True: real
+    it._update(transition(), report=False)
+    before = [p.grad.clone() for p in it.critic.parameters()]
+    loss = losses.policy_loss(it.policy, it.critic, transition().s, torch.randn(6, 5, 4))
+    it._descend(loss, real[2])
+    assert all(torch.equal(p.grad, g) for p, g in zip(it.critic.parameters(), before))
 
 
 class Still:
@@ -232,11 +265,18 @@ def test_nan_in_a_terminal_next_state_never_leaks(order, source):
     metrics = it._update(rows, report=True)
     assert all(torch.isfinite(v).all() for v in metrics.values())
     assert all(p.isfinite().all() for p in it.parameters())
-    # The sampled state itself never matters there: another value gives the same target.
-    torch.manual_seed(3)
-    first, _ = it.target(rows)
-    if source == "replayed" and order is NONE:
-        torch.testing.assert_close(first[::2, :, 0], rows.r[::2, None].expand(-1, first.shape[1]))
+
+
+def test_the_value_of_a_terminal_state_does_not_matter():
+    it = agent(sobolev="action", target_source="replayed", gradient_bound=None)
+    values = []
+    for terminal in (0.0, 3.0):
+        torch.manual_seed(3)
+        rows = transition()._replace(terminated=torch.ones(6))
+        target, _ = it.target(rows._replace(s_next=torch.full((6, 3), terminal)))
+        values.append(target[..., 0])
+    torch.testing.assert_close(values[0], values[1])
+    torch.testing.assert_close(values[0], rows.r[:, None].expand_as(values[0]))
 
 
 def test_nan_in_the_next_state_of_a_running_episode_is_not_hidden():

@@ -4,6 +4,7 @@ import torch
 from dsob_pl.agents import SobolevActorCritic
 from dsob_pl.bellman import SobolevOrder
 from dsob_pl.errors import UsageError
+from dsob_pl.world_models import Deterministic
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,17 @@ def test_gradients_without_a_world_model_are_refused():
         SobolevActorCritic(3, 1, world_model=None, sobolev=SobolevOrder.ACTION)
     agent = SobolevActorCritic(3, 1, world_model=None, sobolev=SobolevOrder.NONE)
     assert agent.act(torch.zeros(3)).shape == (1,)
+
+
+def test_replayed_targets_need_a_world_model_that_infers_noise():
+    with pytest.raises(UsageError, match=r"model\.target_source: 'replayed' needs .*; Deterministic does not"):
+        SobolevActorCritic(3, 1, world_model=Deterministic, target_source="replayed")
+
+
+def test_actions_and_values_take_observations_of_another_device():
+    agent = SobolevActorCritic(3, 1).to("meta")
+    assert agent.act(torch.zeros(4, 3)).device.type == "meta"
+    assert agent.explore(torch.zeros(3)).device.type == "meta"
 
 
 def test_exploration_stays_in_the_action_box():

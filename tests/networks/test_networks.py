@@ -84,3 +84,11 @@ def test_polyak_update_moves_by_tau_and_targets_take_no_gradient():
     for p, start in zip(target.parameters(), before):
         torch.testing.assert_close(p, start + 0.25)
         assert not p.requires_grad
+
+
+def test_polyak_update_copies_buffers():
+    source = RunningNormalizer(2)
+    target = target_copy(source)
+    source.update(torch.randn(10, 2))
+    polyak_update(target, source, 0.5)
+    assert torch.equal(target.mean, source.mean)
