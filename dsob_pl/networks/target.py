@@ -25,7 +25,7 @@ def polyak_update(target: nn.Module, source: nn.Module, tau: float) -> None:
         source: network being trained, of the same structure.
         tau: step in [0, 1]; 1 copies.
     """
-    parameters = list(target.parameters())
+    parameters: list[torch.Tensor] = list(target.parameters())
     if parameters:
         torch._foreach_lerp_(parameters, list(source.parameters()), tau)
     for slow, current in zip(target.buffers(), source.buffers()):
