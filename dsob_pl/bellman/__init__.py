@@ -8,7 +8,7 @@ from dsob_pl.bellman.overestimation import (
     Truncation,
     truncate,
 )
-from dsob_pl.bellman.sobolev import SobolevOrder, sample_size, sobolev_samples, with_gradients
+from dsob_pl.bellman.sobolev import SobolevOrder, sobolev_samples, with_gradients
 from dsob_pl.bellman.target import ReturnBounds, backup, bound_target, sobolev_target
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "backup",
     "bound_target",
     "gamma_kappa",
-    "sample_size",
     "sobolev_samples",
     "sobolev_target",
     "truncate",

@@ -23,12 +23,6 @@ class SobolevOrder(StrEnum):
     STATE_ACTION = "state_action"
 
 
-def sample_size(order: SobolevOrder, observation_size: int, action_size: int) -> int:
-    """Components D of one Sobolev sample: 1, 1+A or 1+S+A."""
-    sizes = {SobolevOrder.NONE: 0, SobolevOrder.ACTION: action_size}
-    return 1 + sizes.get(order, observation_size + action_size)
-
-
 def with_gradients(
     function: Callable[[Tensor, Tensor], Tensor], s: Tensor, a: Tensor, order: SobolevOrder, nested: bool = False
 ) -> Tensor:

@@ -119,10 +119,8 @@ class CVAE(WorldModel):
         The termination component is passed on from ``eps``: a replayed end says nothing of the number that would
         have drawn it.
         """
-        s, a, r, s_next, _ = transition
-        sa = torch.cat([s, a], -1)
-        target = self.target_scale.encode(s, s_next, r)
-        mean, log_std = _gaussian(self.encoder(torch.cat([sa, target], -1)))
+        sa = torch.cat([transition.s, transition.a], -1)
+        target, mean, log_std = self._posterior(transition)
         z = mean + log_std.exp() * eps[..., : self.latent_size]
         prior_mean, prior_log_std = _gaussian(self.prior(sa))
         eps_target = (target - self.decoder(torch.cat([sa, z], -1))) / self.sigma().exp()
@@ -131,8 +129,7 @@ class CVAE(WorldModel):
     def reproduce(self, transition: Transition, s: Tensor, a: Tensor, eps: Tensor) -> Prediction:
         """See :meth:`WorldModel.reproduce`; prior and decoder are evaluated once in place of twice."""
         with torch.no_grad():
-            target = self.target_scale.encode(transition.s, transition.s_next, transition.r)
-            mean, log_std = _gaussian(self.encoder(torch.cat([transition.s, transition.a, target], -1)))
+            target, mean, log_std = self._posterior(transition)
             z = mean + log_std.exp() * eps[..., : self.latent_size]
         sa = torch.cat([s, a], -1)
         mean, log_std = _gaussian(self.prior(sa))
@@ -141,6 +138,12 @@ class CVAE(WorldModel):
         if self.sample_decoder_noise:
             decoded = decoded + (target - decoded).detach()
         return self._predict(s, a, decoded, eps)
+
+    def _posterior(self, transition: Transition) -> tuple[Tensor, Tensor, Tensor]:
+        """The normalised target ``[..., S+1]``, and mean and log std ``[..., L]`` of q(z | s, a, s', r)."""
+        target = self.target_scale.encode(transition.s, transition.s_next, transition.r)
+        mean, log_std = _gaussian(self.encoder(torch.cat([transition.s, transition.a, target], -1)))
+        return target, mean, log_std
 
     def _predict(self, s: Tensor, a: Tensor, target: Tensor, eps: Tensor) -> Prediction:
         s_next, r = self.target_scale.decode(s, target)
@@ -159,10 +162,9 @@ class CVAE(WorldModel):
             scalar loss in nats of the normalised target; statistics loss, kl, reconstruction (negative expected
             log-likelihood), termination_loss, sigma (mean over the components).
         """
-        s, a, r, s_next, terminated = transition
+        s, a, _, s_next, terminated = transition
         sa = torch.cat([s, a], -1)
-        target = self.target_scale.encode(s, s_next, r)
-        mean, log_std = _gaussian(self.encoder(torch.cat([sa, target], -1)))
+        target, mean, log_std = self._posterior(transition)
         prior_mean, prior_log_std = _gaussian(self.prior(sa))
         z = mean + log_std.exp() * noise
         reconstruction = -self.sigma.log_prob(target - self.decoder(torch.cat([sa, z], -1))).mean()
@@ -187,10 +189,8 @@ class CVAE(WorldModel):
             transition: ``[...]``.
             noise: standard normal ``[K, ..., L]``, of K posterior samples.
         """
-        s, a, r, s_next, _ = transition
-        sa = torch.cat([s, a], -1)
-        target = self.target_scale.encode(s, s_next, r)
-        mean, log_std = _gaussian(self.encoder(torch.cat([sa, target], -1)))
+        sa = torch.cat([transition.s, transition.a], -1)
+        target, mean, log_std = self._posterior(transition)
         prior_mean, prior_log_std = _gaussian(self.prior(sa))
         z = mean + log_std.exp() * noise
         prior_noise = (z - prior_mean) * (-prior_log_std).exp()

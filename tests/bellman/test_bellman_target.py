@@ -13,7 +13,6 @@ from dsob_pl.bellman import (
     backup,
     bound_target,
     gamma_kappa,
-    sample_size,
     sobolev_samples,
     sobolev_target,
     truncate,
@@ -137,7 +136,6 @@ def test_sobolev_samples_of_a_critic_without_written_out_gradient(float64):
     critic = GenerativeCritic(3, 2, members=2, hidden=(8,), noise_size=4)
     s, a, noise = torch.randn(6, 3), torch.randn(6, 2), torch.randn(6, 5, 4)
     for order, size in ((STATE_ACTION, 6), (ACTION, 3), (NONE, 1)):
-        assert sample_size(order, 3, 2) == size
         written = sobolev_samples(critic, s, a, noise, order)
         assert written.shape == (2, 6, 5, size)
         generic = Stripped(critic)
