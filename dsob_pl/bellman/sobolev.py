@@ -8,7 +8,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from dsob_pl.critics import Critic
+from dsob_pl.critics import Critic, full_rows
 
 
 class SobolevOrder(StrEnum):
@@ -73,14 +73,16 @@ def sobolev_samples(critic: Critic, s: Tensor, a: Tensor, noise: Tensor, order: 
     Returns:
         ``[E, B, N, D]``, differentiable in the critic's parameters.
     """
-    members, (batch, count) = critic.ensemble_size, noise.shape[:2]
-    s = s.unsqueeze(1).expand(members, batch, count, -1)
-    a = a.unsqueeze(1).expand(members, batch, count, -1)
-    noise = noise.expand(members, batch, count, -1)
+    # One row of (s, a) for the N samples of a transition: a critic does once what does not depend on the noise.
+    members = critic.ensemble_size
+    s, a = (x.unsqueeze(1).expand(members, -1, 1, -1) for x in (s, a))
+    noise = noise.expand(members, *noise.shape)
     if order is SobolevOrder.NONE:
-        return critic(s, a, noise).unsqueeze(-1)
-    written_out = critic.value_and_gradient(s, a, noise)
+        return critic(*full_rows(s, a, noise)).unsqueeze(-1)
+    written_out = critic.value_and_gradient(s, a, noise, state=order is SobolevOrder.STATE_ACTION)
     if written_out is None:
+        # A gradient of a shared row would be the sum over its samples, so every sample has a row of its own.
+        s, a, noise = full_rows(s, a, noise)
         return with_gradients(lambda s, a: critic(s, a, noise), s, a, order, nested=True)
     value, ds, da = written_out
     parts = [ds, da] if order is SobolevOrder.STATE_ACTION else [da]

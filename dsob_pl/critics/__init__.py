@@ -1,6 +1,9 @@
 """Critics: ensembles of return models ``Z(s, a, xi)``."""
 
-from dsob_pl.critics.base import Critic
+from dsob_pl.critics.base import Critic, full_rows
+from dsob_pl.critics.embedding import EmbeddingCritic
+from dsob_pl.critics.film import FiLMCritic
 from dsob_pl.critics.generative import GenerativeCritic
+from dsob_pl.critics.injected import InjectedCritic
 
-__all__ = ["Critic", "GenerativeCritic"]
+__all__ = ["Critic", "EmbeddingCritic", "FiLMCritic", "GenerativeCritic", "InjectedCritic", "full_rows"]

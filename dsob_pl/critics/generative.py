@@ -8,9 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dsob_pl.critics.base import Critic
-from dsob_pl.errors import UsageError
-from dsob_pl.networks import EnsembleMLP
+from dsob_pl.critics.base import Critic, check_sizes, full_rows
+from dsob_pl.networks.mlp import (
+    EnsembleMLP,
+    ensemble_product,
+    one_per_member,
+    pull_back,
+    value_and_slopes,
+    with_slope,
+)
 
 
 class GenerativeCritic(Critic):
@@ -43,11 +49,7 @@ class GenerativeCritic(Critic):
         activation: str = "silu",
     ) -> None:
         super().__init__()
-        if members < 1 or noise_size < 0 or not hidden or min(hidden) < 1:
-            raise UsageError(
-                "critic: expected members >= 1, noise_size >= 0 and positive hidden widths, "
-                f"got members={members}, noise_size={noise_size}, hidden={list(hidden)}"
-            )
+        check_sizes(members, noise_size, hidden)
         self.ensemble_size = members
         self.noise_size = noise_size
         inputs = observation_size + action_size
@@ -59,12 +61,28 @@ class GenerativeCritic(Critic):
             first.bias.uniform_(-bound, bound)
             first.weight[:, inputs:].mul_(noise_gain)
 
+    def _first_layer(self, s: Tensor, a: Tensor, noise: Tensor) -> Tensor:
+        """Pre-activation ``[E, ..., H]`` of the first hidden layer, its (s, a) part once per transition."""
+        first, x = self.mlp.layers[0], torch.cat(full_rows(s, a), -1)
+        if x.shape[:-1] == noise.shape[:-1]:  # nothing is shared: one product is cheaper than two and their sum
+            return first(torch.cat([x, noise], -1))
+        of_inputs, of_noise = first.weight.split([x.shape[-1], noise.shape[-1]], 1)
+        return ensemble_product(x, of_inputs, first.bias) + ensemble_product(noise, of_noise)
+
     def forward(self, s: Tensor, a: Tensor, noise: Tensor) -> Tensor:
         """``s [E, ..., S], a [E, ..., A], noise [E, ..., K] -> [E, ...]``."""
-        return self.mlp(torch.cat([s, a, noise], -1)).squeeze(-1)
+        z = self._first_layer(s, a, noise)
+        for layer in self.mlp.layers[1:]:
+            z = layer(self.mlp.activation(z))
+        return z.squeeze(-1)
 
-    def value_and_gradient(self, s: Tensor, a: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def value_and_gradient(
+        self, s: Tensor, a: Tensor, noise: Tensor, state: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """See :meth:`Critic.value_and_gradient`."""
-        value, gradient = self.mlp.value_and_input_gradient(torch.cat([s, a, noise], -1))
-        ds, da, _ = gradient.split([s.shape[-1], a.shape[-1], noise.shape[-1]], -1)
-        return value, ds, da
+        h, slope = with_slope(self.mlp.activation, self._first_layer(s, a, noise))
+        value, slopes = value_and_slopes(self.mlp.layers[1:], self.mlp.activation, h)
+        start, end = 0 if state else s.shape[-1], s.shape[-1] + a.shape[-1]
+        first, *rest = self.mlp.weights
+        gradient = pull_back([first[:, start:end], *rest], [slope, *slopes], one_per_member(value))
+        return value.squeeze(-1), *gradient.split([end - start - a.shape[-1], a.shape[-1]], -1)

@@ -50,8 +50,25 @@ def activation_by_name(name: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
+def with_slope(activation: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:
+    """One of the activations above and its first derivative at ``z [...]``, both differentiable: ``[...], [...]``."""
+    return _WITH_DERIVATIVE[type(activation)](z)
+
+
+def ensemble_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """One batched product for E members: ``x [E, ..., in], weight [E, in, out], bias [E, 1, out] -> [E, ..., out]``.
+
+    A leading dimension of 1 in x gives every member the same rows.
+    """
+    # Rows are laid out flat: one product per member, where broadcasting in `@` would make one for every transition.
+    shape = (weight.shape[0], *x.shape[1:-1])
+    rows = x.expand(*shape, x.shape[-1]).reshape(shape[0], math.prod(shape[1:]), x.shape[-1])
+    product = torch.bmm(rows, weight) if bias is None else torch.baddbmm(bias, rows, weight)
+    return product.reshape(*shape, weight.shape[-1])
+
+
 class EnsembleLinear(nn.Module):
-    """``E`` affine maps, one for each slab of rows, evaluated as one batched product: ``[E, R, in] -> [E, R, out]``.
+    """``E`` affine maps, one for each slab of rows, as one batched product: ``[E, ..., in] -> [E, ..., out]``.
 
     Args:
         members: number of maps E.
@@ -66,8 +83,67 @@ class EnsembleLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(members, 1, out_features).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x [E, R, in] -> [E, R, out]`` for R rows."""
-        return torch.baddbmm(self.bias, x, self.weight)
+        """``x [E, ..., in] -> [E, ..., out]``; a leading dimension of 1 gives every member the same rows."""
+        return ensemble_product(x, self.weight, self.bias)
+
+
+# Derivatives in the input are written out as sweeps of ordinary differentiable products, so that one more derivative
+# (in the parameters) costs a single backward pass and needs neither `create_graph` nor a nested transform.
+
+
+def value_and_slopes(layers: Sequence[EnsembleLinear], activation: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Layers with an activation between them: the output ``[E, ..., out]`` and the slopes of the activations.
+
+    Args:
+        layers: affine maps, from input to output.
+        activation: one of those above.
+        x: ``[E, ..., in]``.
+
+    Returns:
+        output, and ``act'`` at the pre-activations ``[E, ..., H]`` of all layers but the last.
+    """
+    first, *rest = layers
+    z, slopes = first(x), []
+    for layer in rest:
+        h, slope = with_slope(activation, z)
+        slopes.append(slope)
+        z = layer(h)
+    return z, slopes
+
+
+def pull_back(weights: Sequence[Tensor], slopes: Sequence[Tensor], gradient: Tensor) -> Tensor:
+    """A gradient in the output carried to the input, from last layer to first: one sweep for each row of it.
+
+    Args:
+        weights: ``[E, in, out]`` of the layers; columns of the input left out of the first are left out of the result.
+        slopes: of :func:`value_and_slopes`; leading dimensions broadcast with those of the gradient.
+        gradient: ``[E, ..., out]``.
+
+    Returns:
+        ``[E, ..., in]``.
+    """
+    *earlier, last = weights
+    gradient = ensemble_product(gradient, last.mT)
+    for weight, slope in zip(reversed(earlier), reversed(slopes)):
+        gradient = ensemble_product(gradient * slope, weight.mT)
+    return gradient
+
+
+def jacobian(weights: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
+    """Derivative of every output in every input, from first layer to last: one sweep for each input.
+
+    Args:
+        weights: as in :func:`pull_back`, at least two of them.
+        slopes: of :func:`value_and_slopes`.
+
+    Returns:
+        ``[E, ..., in, out]`` for slopes ``[E, ..., H]``.
+    """
+    first, *later = weights
+    derivative = first.view(first.shape[0], *[1] * (slopes[0].dim() - 2), *first.shape[1:])
+    for weight, slope in zip(later, slopes):
+        derivative = ensemble_product(derivative * slope.unsqueeze(-2), weight)
+    return derivative
 
 
 class EnsembleMLP(nn.Module):
@@ -76,7 +152,7 @@ class EnsembleMLP(nn.Module):
     Args:
         members: number of networks E.
         in_features: input size.
-        hidden: widths of the hidden layers.
+        hidden: widths of the hidden layers; without any it is an affine map.
         out_features: output size.
         activation: name of a twice differentiable activation.
     """
@@ -94,19 +170,20 @@ class EnsembleMLP(nn.Module):
         """The affine maps, from input to output."""
         return list(self._layers)  # type: ignore[arg-type]
 
+    @property
+    def weights(self) -> list[Tensor]:
+        """Their matrices ``[E, in, out]``."""
+        return [layer.weight for layer in self.layers]
+
     def forward(self, x: Tensor) -> Tensor:
         """``x [E, ..., in] -> [E, ..., out]``."""
         *hidden, last = self.layers
-        rows = x.flatten(1, -2)
         for layer in hidden:
-            rows = self.activation(layer(rows))
-        return last(rows).reshape(*x.shape[:-1], -1)
+            x = self.activation(layer(x))
+        return last(x)
 
     def value_and_input_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scalar output and its derivative in the input, written out, for networks with one output.
-
-        The backward sweep is made of ordinary differentiable products, so one more derivative (in the parameters)
-        costs a single backward pass and needs neither ``create_graph`` nor a nested transform.
 
         Args:
             x: ``[E, ..., in]``.
@@ -114,18 +191,17 @@ class EnsembleMLP(nn.Module):
         Returns:
             value ``[E, ...]`` and gradient ``[E, ..., in]``.
         """
-        both = _WITH_DERIVATIVE[type(self.activation)]
-        *hidden, last = self.layers
-        rows = x.flatten(1, -2)
-        slopes = []
-        for layer in hidden:
-            rows, slope = both(layer(rows))
-            slopes.append(slope)
-        value = last(rows)
-        gradient = last.weight.mT  # [E, 1, H]; [E, R, H] after the first slope
-        for layer, slope in zip(reversed(hidden), reversed(slopes)):
-            gradient = (gradient * slope) @ layer.weight.mT
-        return value.reshape(x.shape[:-1]), gradient.reshape(x.shape)
+        value, slopes = value_and_slopes(self.layers, self.activation, x)
+        gradient = pull_back(self.weights, slopes, one_per_member(value))
+        return value.squeeze(-1), gradient.expand(*value.shape[:-1], x.shape[-1])
+
+
+def one_per_member(value: Tensor) -> Tensor:
+    """Derivative of a scalar output ``value [E, ..., 1]`` in itself: ``[E, 1, ..., 1]`` with as many dimensions.
+
+    Not a one for every row: up to the first slope the backward sweep is the same for all rows of a member.
+    """
+    return value.new_ones(value.shape[0], *[1] * (value.dim() - 1))
 
 
 class MLP(nn.Sequential):
