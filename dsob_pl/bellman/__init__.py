@@ -1,6 +1,12 @@
-"""The Sobolev Bellman operator: samples with gradients, targets, overestimation correction, contraction factor."""
+"""The Sobolev Bellman operator: samples with gradients, targets, overestimation correction, contraction."""
 
-from dsob_pl.bellman.operator import StepJacobians, affine_backup, gamma_kappa
+from dsob_pl.bellman.operator import (
+    StepJacobians,
+    affine_backup,
+    gamma_kappa,
+    gamma_kappa_statistics,
+    spectral_norm,
+)
 from dsob_pl.bellman.overestimation import (
     LowerMean,
     NoCorrection,
@@ -8,6 +14,7 @@ from dsob_pl.bellman.overestimation import (
     Truncation,
     truncate,
 )
+from dsob_pl.bellman.smoothness import jacobian_penalty, operator_norms
 from dsob_pl.bellman.sobolev import SobolevOrder, sobolev_samples, with_gradients
 from dsob_pl.bellman.target import ReturnBounds, backup, bound_target, sobolev_target
 
@@ -23,8 +30,12 @@ __all__ = [
     "backup",
     "bound_target",
     "gamma_kappa",
+    "gamma_kappa_statistics",
+    "jacobian_penalty",
+    "operator_norms",
     "sobolev_samples",
     "sobolev_target",
+    "spectral_norm",
     "truncate",
     "with_gradients",
 ]

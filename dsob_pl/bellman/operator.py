@@ -80,8 +80,25 @@ def affine_backup(
     return torch.cat([returns, j.reward + gamma * (c * carried + value * j.termination)], -1)
 
 
+def spectral_norm(k: Tensor) -> Tensor:
+    """Largest singular value ``||K||_2``: ``[..., n, n] -> [...]``, NaN for a matrix that is not finite.
+
+    Its derivative is ``u v^T`` with the top singular vectors, averaged over them where singular values coincide: finite
+    for every matrix, K = 0 and matrices of low rank included.
+    """
+    # The decomposition raises on NaN; a run that diverges is to end where its loss is checked.
+    broken = ~k.isfinite().all(-1).all(-1)
+    norm = torch.linalg.matrix_norm(k.masked_fill(broken[..., None, None], 0.0), ord=2)
+    return norm.masked_fill(broken, torch.nan)
+
+
 def gamma_kappa(step: Step, policy: Policy, s: Tensor, a: Tensor, eps: Tensor, gamma: float) -> Tensor:
     """``gamma * max(1, ||K||_2)`` at rows of (s, a): below 1 everywhere, the operator contracts.
+
+    Two things are left out. The continuation, at most 1, which multiplies K. And, where termination is differentiated,
+    the term ``gamma G' dc/d(s,a)`` of the gradient parts: it leads from the return to the gradients and never back, so
+    that (if bounded) it vanishes when the gradient parts are measured in a large enough unit. The fixed point stays
+    unique, but the distance in the units of the networks may first grow.
 
     Args:
         step: world model.
@@ -94,5 +111,17 @@ def gamma_kappa(step: Step, policy: Policy, s: Tensor, a: Tensor, eps: Tensor, g
     Returns:
         ``[R]``; its maximum over many rows estimates gamma*kappa, from below.
     """
-    k = StepJacobians(step, policy, s, a, eps).linear_part()
-    return gamma * torch.linalg.matrix_norm(k, ord=2).clamp_min(1.0)
+    return gamma * spectral_norm(StepJacobians(step, policy, s, a, eps).linear_part()).clamp_min(1.0)
+
+
+def gamma_kappa_statistics(factors: Tensor) -> dict[str, Tensor]:
+    """What is logged of ``gamma_kappa``'s ``factors [R]``: maximum, 0.9 quantile and median (0-d), by logged name.
+
+    The maximum alone decides about the bound, and a single odd row sets it; the quantiles say how odd.
+    """
+    median, p90 = factors.quantile(torch.tensor([0.5, 0.9], dtype=factors.dtype, device=factors.device))
+    return {
+        "bellman/gamma_kappa": factors.max(),
+        "bellman/gamma_kappa_p90": p90,
+        "bellman/gamma_kappa_median": median,
+    }
