@@ -39,6 +39,8 @@ def make_env(env_id: str, *, render_mode: str | None = None, env_kwargs: dict[st
         kwargs["render_mode"] = render_mode
     try:
         env = gymnasium.make(env_id, **kwargs)
+    except UsageError as error:
+        raise UsageError(f"data.env_kwargs: {error}") from error
     except Exception as error:
         raise UsageError(_why_not_made(env_id, kwargs, error)) from error
     if render_mode is not None and hasattr(env.unwrapped, "mujoco_renderer"):

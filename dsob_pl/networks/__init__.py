@@ -2,7 +2,8 @@
 
 from dsob_pl.networks.mlp import MLP, EnsembleLinear, EnsembleMLP
 from dsob_pl.networks.normalizer import RunningNormalizer
-from dsob_pl.networks.policy import DeterministicPolicy
+from dsob_pl.networks.policy import DeterministicPolicy, LinearPolicy
+from dsob_pl.networks.reward_scale import RewardScale
 from dsob_pl.networks.target import polyak_update, target_copy
 
 __all__ = [
@@ -10,6 +11,8 @@ __all__ = [
     "DeterministicPolicy",
     "EnsembleLinear",
     "EnsembleMLP",
+    "LinearPolicy",
+    "RewardScale",
     "RunningNormalizer",
     "polyak_update",
     "target_copy",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
+from dsob_pl.errors import UsageError
 from dsob_pl.networks.mlp import MLP
 
 
@@ -28,3 +30,52 @@ class DeterministicPolicy(nn.Module):
     def forward(self, s: Tensor) -> Tensor:
         """``s [..., S] -> a [..., A]``."""
         return self.mlp(s).tanh()
+
+
+class LinearPolicy(nn.Module):
+    """Fixed linear policy ``pi(s) = K s``, or ``tanh(K s)``: ``s [..., S] -> a [..., A]``; nothing to train.
+
+    For the evaluation of a policy with a known answer. It sees the observations that networks see: where these are
+    normalised, K applies to normalised observations.
+
+    Args:
+        observation_size: S.
+        action_size: A.
+        gain: K ``[A, S]``, as nested lists; a number stands for that multiple of the identity, 0 for the zero policy.
+        squash: take the hyperbolic tangent, which keeps actions in [-1, 1].
+
+    Raises:
+        UsageError: a gain of the wrong shape or not finite, or a number other than 0 where S and A differ.
+    """
+
+    gain: Tensor
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        gain: Sequence[Sequence[float]] | float = 0.0,
+        squash: bool = False,
+    ) -> None:
+        super().__init__()
+        shape = [action_size, observation_size]
+        option = f"model.policy: LinearPolicy.gain: expected shape {shape} (actions, observations)"
+        try:
+            k = torch.as_tensor(gain, dtype=torch.get_default_dtype()).detach().clone()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UsageError(f"{option}, got {gain!r}") from error
+        if k.dim() == 0:
+            if k != 0 and action_size != observation_size:
+                raise UsageError(f"{option}, since a number needs as many actions as observations; got {gain!r}")
+            k = k * torch.eye(action_size, observation_size)
+        if list(k.shape) != shape:
+            raise UsageError(f"{option}, got {list(k.shape)}")
+        if not k.isfinite().all():
+            raise UsageError(f"{option} of finite numbers, got {gain!r}")
+        self.squash = squash
+        self.register_buffer("gain", k)
+
+    def forward(self, s: Tensor) -> Tensor:
+        """``s [..., S] -> a [..., A]``."""
+        a = nn.functional.linear(s, self.gain)
+        return a.tanh() if self.squash else a

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from dsob_pl.errors import RunFailed, UsageError
-from dsob_pl.networks import RunningNormalizer
+from dsob_pl.networks import RewardScale, RunningNormalizer
 from dsob_pl.world_models.figure import log_figure, prediction_figure
 from dsob_pl.world_models.metrics import heldout_log_likelihood, open_loop_error, spread_ratio
 
 if TYPE_CHECKING:
+    from gymnasium import Env
     from tensordict import TensorDictBase
 
 # Held-out transitions and real trajectories that one validation looks at: enough for three digits, under a second.
@@ -108,9 +109,18 @@ class WorldModel(L.LightningModule):
         self.action_size = action_size
         self.learning_rate = learning_rate
         self.max_gradient_norm = max_gradient_norm
-        # Used when the model is fitted alone; inside an agent it is the agent's own normaliser, shared.
+        # Used when the model is fitted alone; inside an agent they are the agent's own, shared.
         self.normalizer = RunningNormalizer(observation_size)
+        self.reward_scale = RewardScale()
         self.automatic_optimization = False
+
+    def attach(self, env: Env) -> None:
+        """Shows the model the environment that it is a model of, before training; learned models have no use for it."""
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is anything to train."""
+        return any(True for _ in self.parameters())
 
     def forward(self, s: Tensor, a: Tensor, eps: Tensor) -> Prediction:
         """``s [..., S], a [..., A], eps [..., noise_size] -> Prediction``."""
