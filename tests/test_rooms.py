@@ -18,6 +18,7 @@ ORDER = [
     "bellman",
     "data",
     "agents",
+    "ground_truth",
     "training",
     "tracking",
     "experiments",

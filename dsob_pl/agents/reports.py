@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dsob_pl.bellman import gamma_kappa
+from dsob_pl.bellman import gamma_kappa, gamma_kappa_statistics
 from dsob_pl.bellman.target import Policy
 from dsob_pl.envs import Episodes
 from dsob_pl.world_models import Transition, WorldModel
@@ -54,8 +54,8 @@ def evaluation_metrics(episodes: Episodes) -> dict[str, Tensor]:
 def model_diagnostics(
     model: WorldModel, policy: Policy, transition: Transition, gamma: float, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """The largest gamma*kappa and the world model's spread on ``transition [R]``."""
+    """Statistics of gamma*kappa and the world model's spread on ``transition [R]``, by logged name."""
     size = (_SPREAD_SAMPLES, len(transition.r), model.noise_size)
     eps = torch.randn(size, device=transition.r.device, generator=generator)
     factors = gamma_kappa(model, policy, transition.s, transition.a, eps[0], gamma)
-    return {"bellman/gamma_kappa": factors.max(), "world_model/spread": spread_ratio(model, transition, eps)}
+    return {**gamma_kappa_statistics(factors), "world_model/spread": spread_ratio(model, transition, eps)}

@@ -12,26 +12,28 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from dsob_pl.agents import losses
 from dsob_pl.agents.options import check_options
 from dsob_pl.agents.reports import evaluation_metrics, model_diagnostics, sample_statistics
+from dsob_pl.agents.scales import Scales
 from dsob_pl.bellman import (
     OverestimationCorrection,
-    ReturnBounds,
     SobolevOrder,
     Truncation,
     bound_target,
+    jacobian_penalty,
+    sobolev_samples,
     sobolev_target,
 )
 from dsob_pl.critics import Critic, GenerativeCritic
 from dsob_pl.data import Step
 from dsob_pl.divergences import Divergence, MaxSlicedMMD
 from dsob_pl.errors import RunFailed, UsageError
-from dsob_pl.networks import DeterministicPolicy, RunningNormalizer, polyak_update, target_copy
+from dsob_pl.networks import DeterministicPolicy, RewardScale, RunningNormalizer, polyak_update, target_copy
 from dsob_pl.world_models import CVAE, Transition, WorldModel
 
 
@@ -62,19 +64,20 @@ class SobolevActorCritic(L.LightningModule):
         policy_delay: critic updates per policy and target update.
         exploration_std: standard deviation of the Gaussian action noise.
         critic_optimizer: optimizer of the critic.
-        policy_optimizer: optimizer of the policy.
+        policy_optimizer: optimizer of the policy; None keeps the policy as it is (policy evaluation).
         world_model_optimizer: optimizer of the world model.
         max_gradient_norm: global-norm limit of each optimizer's gradient.
         diagnostic_samples: transitions on which gamma*kappa and the world model's spread are estimated, at the logging
-            cadence.
+            cadence, and the Jacobian penalty at every update.
+        normalize_observations: networks see observations normalised by their running mean and standard deviation.
+        jacobian_penalty: weight, in the losses of world model and policy, of ``mean relu(||K||_2 - bound)^2``: a soft
+            bound on the linear part of the operator, which contracts where ``gamma ||K||_2 < 1``.
+        jacobian_bound: that bound; None is ``1 / gamma``.
+        critic_scheduler: of the critic's learning rate, stepped once per environment step since learning began.
 
     Raises:
         UsageError: an option is out of range, or a combination cannot be had.
     """
-
-    reward_low: Tensor
-    reward_high: Tensor
-    reward_scale: Tensor
 
     def __init__(
         self,
@@ -97,10 +100,14 @@ class SobolevActorCritic(L.LightningModule):
         policy_delay: int = 2,
         exploration_std: float = 0.1,
         critic_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=3e-4, fused=True),
-        policy_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=3e-4, fused=True),
+        policy_optimizer: OptimizerCallable | None = lambda p: torch.optim.Adam(p, lr=3e-4, fused=True),
         world_model_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=3e-4, fused=True),
         max_gradient_norm: float = 10.0,
         diagnostic_samples: int = 64,
+        normalize_observations: bool = True,
+        jacobian_penalty: float = 0.0,
+        jacobian_bound: float | None = None,
+        critic_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -117,32 +124,44 @@ class SobolevActorCritic(L.LightningModule):
         self.exploration_std = exploration_std
         self.max_gradient_norm = max_gradient_norm
         self.diagnostic_samples = diagnostic_samples
+        self.jacobian_penalty = jacobian_penalty
+        self.jacobian_bound = jacobian_bound
         check_options(self)
 
         self.divergence = MaxSlicedMMD() if divergence is None else divergence
         self.overestimation = Truncation() if overestimation is None else overestimation
-        self.normalizer = RunningNormalizer(observation_size, clip=10.0)
+        self.scales = Scales(observation_size, gamma, return_range, normalize_observations)
         self.critic = critic(observation_size, action_size)
         self.policy = policy(observation_size, action_size)
         self.target_critic = target_copy(self.critic)
         self.target_policy = target_copy(self.policy)
         self.world_model = None if world_model is None else world_model(observation_size, action_size)
         if self.world_model is not None:
-            self.world_model.normalizer = self.normalizer  # one statistic of the observations, shared
+            self.world_model.normalizer = self.normalizer  # one statistic of observations and rewards, shared
+            self.world_model.reward_scale = self.reward_scale
         if self.world_model is not None and target_source == "replayed" and not self.world_model.infers_noise:
             name = type(self.world_model).__name__
             raise UsageError(f"model.target_source: 'replayed' needs a world model that infers noise; {name} does not")
         if self.world_model is None and self.order is not SobolevOrder.NONE:
             raise UsageError(f"model.sobolev: '{self.order.value}' needs a world model, and model.world_model is null")
-        self._optimizers = (world_model_optimizer, critic_optimizer, policy_optimizer)
+        self.learns_model = self.world_model is not None and self.world_model.learns
+        self.learns_policy = policy_optimizer is not None
+        self._optimizers = (world_model_optimizer if self.learns_model else None, critic_optimizer, policy_optimizer)
+        self._critic_scheduler = critic_scheduler
 
-        # Smallest and largest reward seen, unscaled, and the factor that turns rewards into the critic's units.
-        self.register_buffer("reward_low", torch.tensor(torch.inf))
-        self.register_buffer("reward_high", torch.tensor(-torch.inf))
-        self.register_buffer("reward_scale", torch.tensor(1.0))
         self.updates = 0  # of the critic, so far; a number and not a buffer, which a GPU would have to be asked for
         self._latest: dict[str, Tensor] = {}  # of the most recent updates; the policy's are rarer than the critic's
         self._window = (time.perf_counter(), 0, 0)
+
+    @property
+    def normalizer(self) -> RunningNormalizer:
+        """Of the observations."""
+        return self.scales.normalizer
+
+    @property
+    def reward_scale(self) -> RewardScale:
+        """Of the rewards, and so of the returns."""
+        return self.scales.reward_scale
 
     # Acting -----------------------------------------------------------------------------------------------------------
 
@@ -159,16 +178,29 @@ class SobolevActorCritic(L.LightningModule):
 
     # Training ---------------------------------------------------------------------------------------------------------
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Optimizers of world model, critic, policy, and the clock.
+    def configure_optimizers(self) -> Any:
+        """Optimizers of world model, critic, policy, and the clock; the critic's scheduler if there is one.
 
         Lightning counts optimizer steps. The three real optimizers are stepped raw, behind its back; the clock, which
         moves nothing, is stepped once per environment step, so every cadence of the Trainer is in environment steps.
         """
-        model = [torch.nn.Parameter(torch.zeros(()))] if self.world_model is None else self.world_model.parameters()
-        parameters = (model, self.critic.parameters(), self.policy.parameters())
-        optimizers = [build(p) for build, p in zip(self._optimizers, parameters)]
-        return [*optimizers, torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=0.0)]
+
+        def idle() -> torch.optim.Optimizer:
+            return torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=0.0)
+
+        model, critic, policy = self._optimizers
+        optimizers = [
+            idle() if model is None or self.world_model is None else model(self.world_model.parameters()),
+            critic(self.critic.parameters()),
+            idle() if policy is None else policy(self.policy.parameters()),
+            idle(),
+        ]
+        return optimizers, [] if self._critic_scheduler is None else [self._critic_scheduler(optimizers[1])]
+
+    def setup(self, stage: str) -> None:
+        """Shows the world model the environment."""
+        if stage == "fit" and self.world_model is not None:
+            self.world_model.attach(self.trainer.datamodule.env)  # type: ignore[attr-defined]
 
     def on_fit_start(self) -> None:
         """Connects exploration to the data's environment; the running scales begin with transitions already at hand.
@@ -178,8 +210,8 @@ class SobolevActorCritic(L.LightningModule):
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         data.attach(self.explore)
-        if len(data.replay) and not self.normalizer.count:
-            self._take_in(data.replay[:].to(self.device))
+        if len(data.replay) and not self.reward_scale.low.isfinite():
+            self.scales.take_in(data.replay[:].to(self.device), learning=False)
         elif self.return_range is not None and data.collect and not data.collector.warmup_steps:
             raise UsageError("data.warmup_steps: expected at least 1; its rewards fix the scale of model.return_range")
         self._window = (time.perf_counter(), self.trainer.global_step, self.updates)
@@ -196,7 +228,7 @@ class SobolevActorCritic(L.LightningModule):
         """One environment step (already taken by the data) and its U updates."""
         seen = step.batch if step.new is None else step.new
         assert seen is not None  # without collection every step brings a batch
-        self._take_in(seen)
+        self.scales.take_in(seen, learning=self.updates > 0)
         metrics: dict[str, Tensor] = {}
         if step.batch is not None:
             report = (self.trainer.global_step + 1) % self._report_every == 0
@@ -204,6 +236,8 @@ class SobolevActorCritic(L.LightningModule):
             rounds = transitions.r.shape[0]
             for u in range(rounds):
                 self._latest |= self._update(Transition(*(x[u] for x in transitions)), report and u == rounds - 1)
+            if self._critic_scheduler is not None:
+                self.lr_schedulers().step()  # type: ignore[union-attr]
             self._stop_if_not_finite(self._latest)
             if report:
                 metrics = self._latest | self._diagnose(Transition(*(x[-1] for x in transitions)))
@@ -219,9 +253,14 @@ class SobolevActorCritic(L.LightningModule):
         """One update of world model, critic and (every ``policy_delay``) policy and targets, on ``transition [B]``."""
         model_optimizer, critic_optimizer, policy_optimizer = self.optimizers(use_pl_optimizer=False)[:3]  # type: ignore[index]
         metrics: dict[str, Tensor] = {}
-        if self.world_model is not None:
+        if self.learns_model:
+            assert self.world_model is not None
             noise = torch.randn(len(transition.r), self.world_model.loss_noise_size, device=self.device)
             loss, statistics = self.world_model.loss(transition, noise)
+            if self.jacobian_penalty:
+                penalty = self._jacobian_penalty(transition, self.target_policy)
+                metrics["bellman/jacobian_penalty"] = penalty.detach()
+                loss = loss + self.jacobian_penalty * penalty
             metrics["world_model/grad_norm"] = self._descend(loss, model_optimizer)
             metrics |= {f"world_model/{name}": value for name, value in statistics.items()}
 
@@ -232,15 +271,19 @@ class SobolevActorCritic(L.LightningModule):
         )
         metrics |= {"critic/loss": loss.detach(), "critic/grad_norm": self._descend(loss, critic_optimizer)}
         if report:
-            statistics = sample_statistics(samples, target, self.reward_scale)
+            statistics = sample_statistics(samples, target, self.reward_scale.factor)
             metrics |= {f"critic/{name}": value for name, value in statistics.items()}
             metrics["critic/clipped_fraction"] = clipped
 
         self.updates += 1
         if self.updates % self.policy_delay == 0:
-            noise = self._critic_noise(len(transition.r), self.samples)
-            loss = losses.policy_loss(self.policy, self.critic, transition.s, noise)
-            metrics |= {"policy/loss": loss.detach(), "policy/grad_norm": self._descend(loss, policy_optimizer)}
+            if self.learns_policy:
+                noise = self._critic_noise(len(transition.r), self.samples)
+                loss = losses.policy_loss(self.policy, self.critic, transition.s, noise)
+                metrics["policy/loss"] = loss.detach()
+                if self.jacobian_penalty and self.world_model is not None:
+                    loss = loss + self.jacobian_penalty * self._jacobian_penalty(transition, self.policy)
+                metrics["policy/grad_norm"] = self._descend(loss, policy_optimizer)
             polyak_update(self.target_critic, self.critic, self.tau)
             polyak_update(self.target_policy, self.policy, self.tau)
         return metrics
@@ -268,7 +311,15 @@ class SobolevActorCritic(L.LightningModule):
         )
         if self.gradient_bound is None:
             return target, torch.zeros((), device=self.device)
-        return bound_target(target, self.bounds, self.gradient_bound)
+        return bound_target(target, self.scales.bounds, self.gradient_bound)
+
+    def _jacobian_penalty(self, transition: Transition, policy: nn.Module) -> Tensor:
+        """Soft bound on ||K||_2 at some of ``transition [B]``, for the gradient of world model or policy (0-d)."""
+        assert self.world_model is not None
+        s, a = (x[: self.diagnostic_samples] for x in (transition.s, transition.a))
+        eps = torch.randn(len(s), self.world_model.noise_size, device=self.device)
+        bound = self.jacobian_bound if self.jacobian_bound is not None else 1 / max(self.gamma, 1e-6)
+        return jacobian_penalty(self.world_model, policy, s, a, eps, bound)
 
     def _descend(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
         """One optimizer step on ``loss``, which reaches that optimizer's parameters only; the norm before clipping."""
@@ -286,33 +337,9 @@ class SobolevActorCritic(L.LightningModule):
         """Noise for reports: they must not move the noise of training, or the logging cadence would change the run."""
         return torch.Generator(self.device).manual_seed(self.updates)
 
-    # Running scales ---------------------------------------------------------------------------------------------------
-
-    def _take_in(self, transitions: TensorDictBase) -> None:
-        """Takes newly seen transitions ``[...]`` into the running statistics."""
-        self.normalizer.update(transitions["observation"])
-        reward = transitions["next", "reward"]
-        silent = self.bounds.high == self.bounds.low
-        torch.minimum(self.reward_low, reward.min(), out=self.reward_low)
-        torch.maximum(self.reward_high, reward.max(), out=self.reward_high)
-        if self.return_range is None:
-            return
-        # Fixed once learning begins: a scale that moved with the rewards would move every value already learned. Only
-        # where all rewards so far were 0 there is nothing learned yet, and the first one that is not sets the scale.
-        bounds = ReturnBounds.from_rewards(self.reward_low, self.reward_high, self.gamma)
-        width = bounds.high - bounds.low
-        open_ = (width > 0) & (silent | (self.updates == 0))
-        self.reward_scale.copy_(torch.where(open_, self.return_range / width, self.reward_scale))
-
-    @property
-    def bounds(self) -> ReturnBounds:
-        """What the rewards seen so far allow, in the critic's units."""
-        low, high = self.reward_low * self.reward_scale, self.reward_high * self.reward_scale
-        return ReturnBounds.from_rewards(low, high, self.gamma)
-
     def _transitions(self, batch: TensorDictBase) -> Transition:
         """A replay sample ``[...]`` as the networks see it; refreshes the world model's scales with it."""
-        transition = Transition.from_replay(batch, self.normalizer, self.reward_scale)
+        transition = Transition.from_replay(batch, self.normalizer, self.reward_scale.factor)
         if self.world_model is not None:
             self.world_model.update_statistics(transition)
         return transition
@@ -335,7 +362,26 @@ class SobolevActorCritic(L.LightningModule):
         members = self.critic.ensemble_size
         noise = self._critic_noise(len(s), count, self._side_generator()).expand(members, -1, -1, -1)
         s, a = (x.unsqueeze(1).expand(members, -1, count, -1) for x in (s, self.policy(s)))
-        return self.critic(s, a, noise) / self.reward_scale
+        return self.reward_scale.inverse(self.critic(s, a, noise))
+
+    @torch.no_grad()
+    def sobolev_returns(self, observation: Tensor, action: Tensor, count: int) -> Tensor:
+        """Samples of the return and its gradients from raw observations, in units of reward and observation.
+
+        Args:
+            observation: ``[n, S]``.
+            action: first action ``[n, A]``; the policy's own afterwards.
+            count: samples per row.
+
+        Returns:
+            ``[E, n, count, 1+S+A]``, ordered return, state gradient, action gradient.
+        """
+        s, a = self.normalizer(observation.to(self.device)), action.to(self.device)
+        noise = self._critic_noise(len(s), count, self._side_generator())
+        samples = sobolev_samples(self.critic, s, a, noise, SobolevOrder.STATE_ACTION)
+        unit = torch.ones(samples.shape[-1], device=self.device)
+        unit[1 : 1 + s.shape[-1]] = self.normalizer.scale  # the chain rule through the normalisation
+        return self.reward_scale.inverse(samples) / unit
 
     def _diagnose(self, transition: Transition) -> dict[str, Tensor]:
         """gamma*kappa and the world model's spread on a few transitions, and the speed since the last report."""

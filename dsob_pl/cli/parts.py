@@ -13,7 +13,19 @@ from typing import Any
 
 from dsob_pl.errors import UsageError, nearest
 
-ROOMS = ("agents", "bellman", "critics", "data", "divergences", "networks", "tracking", "training", "world_models")
+ROOMS = (
+    "agents",
+    "bellman",
+    "critics",
+    "data",
+    "divergences",
+    "envs",
+    "ground_truth",
+    "networks",
+    "tracking",
+    "training",
+    "world_models",
+)
 _SPECIAL = ("class_path", "init_args", "dict_kwargs")
 
 

@@ -180,8 +180,8 @@ def moved(module, before):
 @pytest.mark.parametrize("order", [ACTION, STATE_ACTION])
 def test_each_optimizer_moves_its_own_network_only(source, order):
     it = agent(target_source=source, sobolev=order, policy_delay=1, tau=0.0)
-    it.reward_low.fill_(-1), it.reward_high.fill_(1)
-    real = it.configure_optimizers()
+    it.reward_scale.low.fill_(-1), it.reward_scale.high.fill_(1)
+    real, _ = it.configure_optimizers()
     parts = {"world_model": it.world_model, "critic": it.critic, "policy": it.policy}
     targets = {"target_critic": it.target_critic, "target_policy": it.target_policy}
     for index, trained in enumerate(parts):
@@ -217,8 +217,8 @@ def test_no_loss_reaches_another_network():
 
 def test_a_policy_step_leaves_the_gradients_of_the_critics_alone():
     it = agent(policy_delay=1)
-    it.reward_low.fill_(-1), it.reward_high.fill_(1)
-    real = it.configure_optimizers()
+    it.reward_scale.low.fill_(-1), it.reward_scale.high.fill_(1)
+    real, _ = it.configure_optimizers()
     it.optimizers = lambda use_pl_optimizer=True: real
     it._update(transition(), report=False)
     before = [p.grad.clone() for p in it.critic.parameters()]
@@ -253,14 +253,14 @@ def replay_batch(rows=8):
 @pytest.mark.parametrize(("order", "source"), [(NONE, "replayed"), (ACTION, "replayed"), (STATE_ACTION, "imagined")])
 def test_nan_in_a_terminal_next_state_never_leaks(order, source):
     it = agent(sobolev=order, target_source=source)
-    it.reward_low.fill_(-1), it.reward_high.fill_(1)
+    it.reward_scale.low.fill_(-1), it.reward_scale.high.fill_(1)
     batch = replay_batch()
     batch["next", "terminated"][::2] = True
     batch["next", "observation"][::2] = torch.nan
     rows = it._transitions(batch)
     target, _ = it.target(rows)
     assert target.isfinite().all()
-    real = it.configure_optimizers()
+    real, _ = it.configure_optimizers()
     it.optimizers = lambda use_pl_optimizer=True: real
     metrics = it._update(rows, report=True)
     assert all(torch.isfinite(v).all() for v in metrics.values())

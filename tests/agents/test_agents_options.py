@@ -1,5 +1,6 @@
 import pytest
 import torch
+from tensordict import TensorDict
 
 from dsob_pl.agents import SobolevActorCritic
 from dsob_pl.bellman import SobolevOrder
@@ -22,6 +23,8 @@ from dsob_pl.world_models import Deterministic
         {"max_gradient_norm": float("nan")},
         {"gradient_weight": -1.0},
         {"exploration_std": float("inf")},
+        {"jacobian_penalty": -1.0},
+        {"jacobian_bound": 0.0},
     ],
 )
 def test_options_out_of_range_name_themselves(option):
@@ -52,3 +55,38 @@ def test_exploration_stays_in_the_action_box():
     actions = torch.stack([agent.explore(torch.zeros(3)) for _ in range(50)])
     assert actions.abs().max() == 1
     assert actions.std() > 0.5
+
+
+def test_a_policy_without_an_optimizer_stays(tmp_path):
+    torch.manual_seed(0)
+    agent = SobolevActorCritic(3, 1, policy_optimizer=None)
+    (model, critic, policy, clock), _ = agent.configure_optimizers()
+    held = {id(p) for optimizer in (model, critic, policy, clock) for g in optimizer.param_groups for p in g["params"]}
+    assert not held & {id(p) for p in agent.policy.parameters()}
+    assert {id(p) for p in agent.critic.parameters()} <= held
+
+
+def test_samples_of_return_and_gradients_are_in_units_of_reward_and_observation(float64):
+    agent = SobolevActorCritic(3, 2).double()
+    observations = torch.randn(500, 3) * torch.tensor([1.0, 5.0, 0.2]) + 3
+    agent.normalizer.update(observations)
+    agent.reward_scale.factor.fill_(0.25)
+    s, a = observations[:4], torch.rand(4, 2) * 2 - 1
+    samples = agent.sobolev_returns(s, a, 6)
+    assert samples.shape == (2, 4, 6, 1 + 3 + 2)
+    h = 1e-5
+    for i in range(3):
+        step = h * torch.eye(3)[i]
+        up, down = agent.sobolev_returns(s + step, a, 6)[..., 0], agent.sobolev_returns(s - step, a, 6)[..., 0]
+        torch.testing.assert_close(samples[..., 1 + i], (up - down) / (2 * h), rtol=1e-5, atol=1e-7)
+    for i in range(2):
+        step = h * torch.eye(2)[i]
+        up, down = agent.sobolev_returns(s, a + step, 6)[..., 0], agent.sobolev_returns(s, a - step, 6)[..., 0]
+        torch.testing.assert_close(samples[..., 4 + i], (up - down) / (2 * h), rtol=1e-5, atol=1e-7)
+
+
+def test_observations_are_left_alone_where_that_is_asked_for():
+    agent = SobolevActorCritic(3, 1, normalize_observations=False)
+    step = TensorDict({"observation": torch.full((1, 3), 50.0), "next": {"reward": torch.ones(1, 1)}}, [1])
+    agent.scales.take_in(step, learning=False)
+    assert torch.equal(agent.normalizer(step["observation"]), step["observation"])
