@@ -139,9 +139,7 @@ class SobolevActorCritic(L.LightningModule):
         if self.world_model is not None:
             self.world_model.normalizer = self.normalizer  # one statistic of observations and rewards, shared
             self.world_model.reward_scale = self.reward_scale
-        if self.world_model is not None and target_source == "replayed" and not self.world_model.infers_noise:
-            name = type(self.world_model).__name__
-            raise UsageError(f"model.target_source: 'replayed' needs a world model that infers noise; {name} does not")
+        self._check_inference()
         if self.world_model is None and self.order is not SobolevOrder.NONE:
             raise UsageError(f"model.sobolev: '{self.order.value}' needs a world model, and model.world_model is null")
         self.learns_model = self.world_model is not None and self.world_model.learns
@@ -198,9 +196,18 @@ class SobolevActorCritic(L.LightningModule):
         return optimizers, [] if self._critic_scheduler is None else [self._critic_scheduler(optimizers[1])]
 
     def setup(self, stage: str) -> None:
-        """Shows the world model the environment."""
+        """Shows the world model the environment, which may decide what the model can do."""
         if stage == "fit" and self.world_model is not None:
             self.world_model.attach(self.trainer.datamodule.env)  # type: ignore[attr-defined]
+            self._check_inference()
+
+    def _check_inference(self) -> None:
+        model = self.world_model
+        if model is not None and self.target_source == "replayed" and not model.infers_noise:
+            name, problem = type(model).__name__, getattr(model, "problem", None)
+            of = "" if problem is None else f" of {type(problem).__name__}"
+            needs = "'replayed' needs a world model that infers noise from a step"
+            raise UsageError(f"model.target_source: {needs}; {name}{of} does not; use 'imagined'")
 
     def on_fit_start(self) -> None:
         """Connects exploration to the data's environment; the running scales begin with transitions already at hand.

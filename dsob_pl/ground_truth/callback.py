@@ -51,6 +51,9 @@ class GroundTruth(L.Callback):
         figure_pairs: pairs shown in the figure; 0 for no figure.
         seed: of pairs and of the truth; the same for all runs that are to be compared.
 
+    Attributes:
+        history: the scores so far, by name, with ``step`` (environment steps) and ``updates``.
+
     Raises:
         UsageError: a number out of range; at the start of a fit, an environment or model that cannot be scored, or a
             linear-quadratic problem whose closed loop is unstable.
@@ -87,6 +90,7 @@ class GroundTruth(L.Callback):
         shape = (self.pairs, problem.observation_size)
         self._s = self._problem.initial_state(torch.randn(shape, generator=generator).to(pl_module.device))
         self._a = (torch.rand(self.pairs, problem.action_size, generator=generator) * 2 - 1).to(pl_module.device)
+        self.history, self._truth = [], None
         self._begin: int | None = None
         self._scored = -1
 

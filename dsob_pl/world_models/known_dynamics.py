@@ -60,6 +60,11 @@ class KnownDynamics(WorldModel):
         """There is nothing to train."""
         return False
 
+    @property
+    def infers_noise(self) -> bool:
+        """Whether a step of the problem determines its noise; True while no problem is known."""
+        return self.problem is None or type(self.problem).infer_noise is not Problem.infer_noise
+
     def forward(self, s: Tensor, a: Tensor, eps: Tensor) -> Prediction:
         """``s [..., S], a [..., A], eps [..., noise_size] -> Prediction``."""
         outcome = self._known()(self.normalizer.inverse(s), a, eps)
