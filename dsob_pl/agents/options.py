@@ -1,10 +1,13 @@
-"""Ranges of the agent's numeric options."""
+"""Ranges of the agent's numeric options, and a trial of its divergence."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import torch
+
+from dsob_pl.bellman import SobolevOrder
 from dsob_pl.errors import UsageError
 
 
@@ -25,3 +28,18 @@ def check_options(agent: Any) -> None:
         number = getattr(agent, name)
         if not 0 <= number < math.inf:
             raise UsageError(f"model.{name}: expected a number of at least 0, got {number}")
+
+
+def check_divergence(agent: Any, observation_size: int, action_size: int) -> None:
+    """Raises UsageError where the divergence cannot compare as many samples as there will be of that many components.
+
+    It is tried once on zeros: otherwise a run would end at its first update, after the warm-up.
+    """
+    sizes = {SobolevOrder.NONE: 1, SobolevOrder.ACTION: 1 + action_size}
+    components = sizes.get(agent.order, 1 + observation_size + action_size)
+    members = agent.critic.ensemble_size
+    targets = agent.overestimation(torch.zeros(members, 1, agent.target_samples, components))
+    try:
+        agent.divergence(torch.zeros(1, agent.samples, components), targets)
+    except ValueError as error:
+        raise UsageError(f"model.divergence: {error} (model.samples, model.target_samples)") from error

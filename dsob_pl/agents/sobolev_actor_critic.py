@@ -17,7 +17,7 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from dsob_pl.agents import losses
-from dsob_pl.agents.options import check_options
+from dsob_pl.agents.options import check_divergence, check_options
 from dsob_pl.agents.reports import evaluation_metrics, model_diagnostics, sample_statistics
 from dsob_pl.agents.scales import Scales
 from dsob_pl.bellman import (
@@ -132,6 +132,7 @@ class SobolevActorCritic(L.LightningModule):
         self.overestimation = Truncation() if overestimation is None else overestimation
         self.scales = Scales(observation_size, gamma, return_range, normalize_observations)
         self.critic = critic(observation_size, action_size)
+        check_divergence(self, observation_size, action_size)
         self.policy = policy(observation_size, action_size)
         self.target_critic = target_copy(self.critic)
         self.target_policy = target_copy(self.policy)

@@ -4,6 +4,7 @@ from tensordict import TensorDict
 
 from dsob_pl.agents import SobolevActorCritic
 from dsob_pl.bellman import SobolevOrder
+from dsob_pl.divergences import MaxSlicedMMD
 from dsob_pl.errors import UsageError
 from dsob_pl.world_models import Deterministic
 
@@ -90,3 +91,11 @@ def test_observations_are_left_alone_where_that_is_asked_for():
     step = TensorDict({"observation": torch.full((1, 3), 50.0), "next": {"reward": torch.ones(1, 1)}}, [1])
     agent.scales.take_in(step, learning=False)
     assert torch.equal(agent.normalizer(step["observation"]), step["observation"])
+
+
+@pytest.mark.parametrize("order", ["none", "action", "state_action"])
+def test_a_divergence_that_cannot_take_so_few_samples_is_refused_before_the_run(order):
+    split = MaxSlicedMMD(direction="cross_fitted")
+    with pytest.raises(UsageError, match=r"model\.divergence: .*cross_fitted needs 1 or at least 4 samples, got 3 in x"):
+        SobolevActorCritic(3, 1, divergence=split, samples=3, sobolev=order)
+    assert SobolevActorCritic(3, 1, divergence=split, samples=4, sobolev=order).samples == 4
