@@ -1,4 +1,4 @@
-"""Every file in conf/ runs: tasks by themselves, overlays on top of a task, all at tiny sizes."""
+"""Every file in conf/ runs: tasks and policy evaluations by themselves, overlays on top of one, all at tiny sizes."""
 
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from dsob_pl.cli import main
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 TASKS = sorted(p for p in CONF.glob("*.yaml") if p.name != "debug.yaml")
-OVERLAYS = sorted(CONF.glob("*/*.yaml"))
+OVERLAYS = sorted(CONF.glob("method/*.yaml"))
+GROUND_TRUTH = sorted(CONF.glob("ground_truth/*.yaml"))
 TINY = ["--trainer.max_steps=14", "--trainer.val_check_interval=14", "--trainer.log_every_n_steps=7", "--threads=1"]
 TINY += ["--data.warmup_steps=6", "--data.batch_size=4", "--data.updates_per_step=1", "--data.capacity=1000"]
 TINY += ["--data.evaluation_episodes=1", "--data.env_kwargs.max_episode_steps=5"]
@@ -32,7 +33,21 @@ def test_an_overlay_runs_on_a_task(path, monkeypatch, tmp_path):
     assert run(monkeypatch, tmp_path, [CONF / "walker.yaml", path, CONF / "debug.yaml"]) == 0
 
 
-@pytest.mark.parametrize("path", [*TASKS, *OVERLAYS, CONF / "debug.yaml"], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", GROUND_TRUTH, ids=lambda p: p.stem)
+def test_a_policy_evaluation_runs_as_its_first_line_says(path, monkeypatch, tmp_path, capfd):
+    files = [CONF.parent / word for word in path.read_text().splitlines()[0].split() if word.endswith(".yaml")]
+    few = [f"--trainer.callbacks.init_args.{name}={value}" for name, value in (("pairs", 2), ("samples", 16))]
+    assert run(monkeypatch, tmp_path, files, *few) == 0
+    assert "ground truth after 8 updates, against 16 true samples at each of 2" in capfd.readouterr().out
+
+
+def test_every_config_is_run_by_one_of_these():
+    files = {path for path in CONF.rglob("*.yaml") if path.name != "debug.yaml"}
+    assert files == {*TASKS, *OVERLAYS, *GROUND_TRUTH}
+    assert {path.stem for path in OVERLAYS} >= {"mmd", "mmd_sobolev", "msmmd_sobolev"}
+
+
+@pytest.mark.parametrize("path", [*TASKS, *OVERLAYS, *GROUND_TRUTH, CONF / "debug.yaml"], ids=lambda p: p.stem)
 def test_a_file_begins_with_its_command(path):
     first = path.read_text().splitlines()[0]
     assert first.startswith("# python -m dsob_pl fit --config conf/")

@@ -32,6 +32,7 @@ from dsob_pl.bellman import (
 from dsob_pl.critics import Critic, GenerativeCritic
 from dsob_pl.data import Step
 from dsob_pl.divergences import Divergence, MaxSlicedMMD
+from dsob_pl.envs import env_name
 from dsob_pl.errors import RunFailed, UsageError
 from dsob_pl.networks import DeterministicPolicy, RewardScale, RunningNormalizer, polyak_update, target_copy
 from dsob_pl.world_models import CVAE, Transition, WorldModel
@@ -199,16 +200,15 @@ class SobolevActorCritic(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Shows the world model the environment, which may decide what the model can do."""
         if stage == "fit" and self.world_model is not None:
-            self.world_model.attach(self.trainer.datamodule.env)  # type: ignore[attr-defined]
-            self._check_inference()
+            env = self.trainer.datamodule.env  # type: ignore[attr-defined]
+            self.world_model.attach(env)
+            self._check_inference(f" on '{env_name(env)}'")
 
-    def _check_inference(self) -> None:
+    def _check_inference(self, where: str = "") -> None:
         model = self.world_model
         if model is not None and self.target_source == "replayed" and not model.infers_noise:
-            name, problem = type(model).__name__, getattr(model, "problem", None)
-            of = "" if problem is None else f" of {type(problem).__name__}"
             needs = "'replayed' needs a world model that infers noise from a step"
-            raise UsageError(f"model.target_source: {needs}; {name}{of} does not; use 'imagined'")
+            raise UsageError(f"model.target_source: {needs}; {type(model).__name__} does not{where}; use 'imagined'")
 
     def on_fit_start(self) -> None:
         """Connects exploration to the data's environment; the running scales begin with transitions already at hand.

@@ -100,7 +100,9 @@ def _options(arguments: list[str]) -> dict[str, Any]:
 
 
 def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """``(dotted key, value)`` for everything that is not a dictionary."""
+    """``(dotted key, value)`` for everything that is not a dictionary or a list of such."""
+    if isinstance(tree, list) and any(isinstance(item, dict) for item in tree):
+        tree = dict(enumerate(tree))
     if not isinstance(tree, dict):
         yield prefix, tree
         return

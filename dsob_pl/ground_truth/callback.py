@@ -27,12 +27,12 @@ _TABLE = (
     ("gradient_error", "relative error of the mean action gradient"),
     ("gradient_cosine", "cosine of learned and true mean action gradient"),
     ("gradient_spread", "learned over true standard deviation of the action gradient"),
-    ("conditional_gradient_error", "relative error of E[dG/da | decile of G]"),
+    ("conditional_gradient_error", "relative error of E[dG/da] given the decile of G"),
     ("energy_distance", "joint law of return and action gradient"),
     ("state_gradient_error", "relative error of the mean state gradient"),
     ("state_gradient_cosine", "cosine of learned and true mean state gradient"),
     ("state_gradient_spread", "learned over true standard deviation of the state gradient"),
-    ("state_conditional_gradient_error", "relative error of E[dG/ds | decile of G]"),
+    ("state_conditional_gradient_error", "relative error of E[dG/ds] given the decile of G"),
     ("state_energy_distance", "joint law of return, state and action gradient"),
 )
 

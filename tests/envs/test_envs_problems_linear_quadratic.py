@@ -134,10 +134,10 @@ def test_type_and_batch_shape_follow_the_state() -> None:
 def test_defaults() -> None:
     problem = LinearQuadratic()
     outcome = problem(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0]), torch.tensor([1.0, 0.0]))
-    torch.testing.assert_close(outcome.s_next, torch.tensor([math.cos(0.3) + 0.3, math.sin(0.3) + 2.0]))
+    torch.testing.assert_close(outcome.s_next, torch.tensor([math.cos(0.3) + 0.4, math.sin(0.3) + 2.0]))
     assert outcome.r.item() == pytest.approx(-(1.0 + 0.3 * 4.0))
     assert outcome.terminated.item() == 0.0
-    torch.testing.assert_close(problem.initial_state(torch.ones(2)), torch.full((2,), 0.7))
+    torch.testing.assert_close(problem.initial_state(torch.ones(2)), torch.full((2,), math.erf(1 / math.sqrt(2))))
     # sizes of what is not given follow from what is
     other = LinearQuadratic(A=[[0.5, 0.0, 0.0], [0.0, 0.5, 0.0], [0.0, 0.0, 0.5]], B=[[1.0], [0.0], [0.0]])
     assert (other.observation_size, other.action_size, other.noise_size) == (3, 1, 3)
