@@ -37,7 +37,7 @@ GLOSSARY: dict[str, str] = {
     "truth/gradient_error": "relative root mean square error of the mean action gradient of the return",
     "truth/gradient_cosine": "cosine of learned and true mean action gradient, averaged over state-action pairs",
     "truth/gradient_spread": "learned over true standard deviation of the action gradient; 1 is calibrated",
-    "truth/conditional_gradient_error": "relative error of E[dG/da] given the decile of G, which the law of G identifies",
+    "truth/conditional_gradient_error": "relative error of E[dG/da] given the decile of G, which is what G identifies",
     "truth/energy_distance": "energy distance of the joint law of (G, dG/da) to the true one, components scaled",
     "truth/state_gradient_error": "relative root mean square error of the mean state gradient of the return",
     "truth/state_gradient_cosine": "cosine of learned and true mean state gradient",

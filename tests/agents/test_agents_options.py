@@ -96,6 +96,6 @@ def test_observations_are_left_alone_where_that_is_asked_for():
 @pytest.mark.parametrize("order", ["none", "action", "state_action"])
 def test_a_divergence_that_cannot_take_so_few_samples_is_refused_before_the_run(order):
     split = MaxSlicedMMD(direction="cross_fitted")
-    with pytest.raises(UsageError, match=r"model\.divergence: .*cross_fitted needs 1 or at least 4 samples, got 3 in x"):
+    with pytest.raises(UsageError, match=r"model\.divergence: .*cross_fitted needs 1 or at least 4 samples, got 3"):
         SobolevActorCritic(3, 1, divergence=split, samples=3, sobolev=order)
     assert SobolevActorCritic(3, 1, divergence=split, samples=4, sobolev=order).samples == 4
