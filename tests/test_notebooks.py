@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom."""
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -17,14 +18,71 @@ def execute(name, monkeypatch, **environment):
     return NotebookClient(notebook, timeout=250, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
 
 
+def outputs_of(done):
+    return [output for cell in done.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def pictures_of(done):
+    return [output for output in outputs_of(done) if "image/png" in output.get("data", {})]
+
+
+def printed_by(done):
+    return "".join(output.text for output in outputs_of(done) if output.get("name") == "stdout")
+
+
+def row_of(text, label, end=None):
+    """The numbers after ``label`` in its line of a printed table."""
+    (line,) = [line for line in text.splitlines() if label in line and (end is None or end in line)]
+    return [float(number) for number in re.findall(r"-?\d+\.\d+", line.partition(label)[2])]
+
+
 @pytest.mark.timeout(280)
 def test_quickstart(monkeypatch, tmp_path):
     done = execute("01_quickstart.ipynb", monkeypatch, QUICKSTART_FOLDER=tmp_path, QUICKSTART_STEPS=500)
-    outputs = [output for cell in done.cells if cell.cell_type == "code" for output in cell.outputs]
-    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
-    assert len(pictures) == 2
-    assert any("FINISHED" in output.get("data", {}).get("text/plain", "") for output in outputs)
+    assert len(pictures_of(done)) == 2
+    assert any("FINISHED" in output.get("data", {}).get("text/plain", "") for output in outputs_of(done))
     assert (tmp_path / "mlflow.db").is_file()
+
+
+@pytest.mark.timeout(280)
+def test_ground_truth(monkeypatch, tmp_path):
+    sizes = {"GROUND_TRUTH_STEPS": 8, "GROUND_TRUTH_LOCATIONS": "1 5"}
+    done = execute("02_ground_truth.ipynb", monkeypatch, GROUND_TRUTH_FOLDER=tmp_path, **sizes)
+    text = printed_by(done)
+    for n in (1, 5):
+        assert row_of(text, f"N = {n}     MMD Sobolev ")[1] > 0
+        # energy distance, gradient spread, conditional gradient error, return spread: a point has no spread
+        assert row_of(text, f"N = {n}     deterministic Sobolev ")[1] == 0
+    assert len(pictures_of(done)) == 1
+    assert (tmp_path / "ground_truth.png").is_file()
+
+
+@pytest.mark.timeout(280)
+def test_contraction(monkeypatch, tmp_path):
+    done = execute("04_contraction.ipynb", monkeypatch, CONTRACTION_FOLDER=tmp_path, CONTRACTION_STEPS=4)
+    text = printed_by(done)
+    # gamma rho, and gamma kappa = gamma sqrt(rho^2 + 1/4)
+    assert row_of(text, "0.9  ", "MMD without")[:2] == [0.81, 0.927]
+    assert row_of(text, "1.15  ", "MMD without")[:2] == [1.035, 1.129]
+    assert row_of(text, "penalty 100 ")[0] < row_of(text, "penalty 10 ")[0]
+    assert len(pictures_of(done)) == 4
+    assert (tmp_path / "contraction.png").is_file()
+
+
+@pytest.mark.timeout(280)
+def test_estimators(monkeypatch, tmp_path):
+    done = execute("05_estimators.ipynb", monkeypatch, ESTIMATORS_FOLDER=tmp_path, ESTIMATORS_STEPS=40)
+    text = printed_by(done)
+    one_step, bootstrapped = (row_of(text, "  biased, closed form", end) for end in ("0.952", "0.415"))
+    assert one_step[3] == 0.825
+    assert bootstrapped[3] == 0.537
+    learned = [row_of(line, "learned") for line in text.splitlines() if "biased, learned" in line]
+    assert learned[0][3] == pytest.approx(0.825, abs=0.03)
+    assert learned[1][3] == pytest.approx(1.0, abs=0.03)
+    assert row_of(text, "per transition           7")[0] > 0.5
+    assert abs(row_of(text, "cross-fitted             7")[0]) < 0.02
+    assert len(pictures_of(done)) == 1
+    assert (tmp_path / "estimators.png").is_file()
 
 
 def test_notebooks_are_stored_without_output():

@@ -55,3 +55,17 @@ def test_the_divergence_of_ones_own_is_as_long_as_said_and_works():
     exec(code, names)
     x, y = torch.ones(4, 3, 2), torch.zeros(4, 5, 2)
     assert torch.equal(names["MeanDifference"](2.0)(x, y), torch.full((4,), 4.0))
+
+
+@pytest.mark.parametrize("name", ["ground truth", "critics"])
+def test_the_tables_of_results_are_those_of_the_recorded_runs(name):
+    import importlib.util
+
+    path = ROOT / "notebooks" / "ground_truth_study.py"
+    spec = importlib.util.spec_from_file_location("ground_truth_study", path)
+    study = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(study)
+    shown = README.split(f"<!-- {name}: begin -->\n")[1].split(f"<!-- {name}: end -->")[0].strip()
+    assert shown == study.tables()[name]
+    assert {row["cell"] for row in study.read()} <= set(study.cells())
+    assert all(row["command"].startswith("fit --config conf/") and row["commit"] for row in study.read())
