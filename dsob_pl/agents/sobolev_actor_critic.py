@@ -73,7 +73,7 @@ class SobolevActorCritic(L.LightningModule):
         normalize_observations: networks see observations normalised by their running mean and standard deviation.
         jacobian_penalty: weight, in the losses of world model and policy, of ``mean relu(||K||_2 - bound)^2``: a soft
             bound on the linear part of the operator, which contracts where ``gamma ||K||_2 < 1``.
-        jacobian_bound: that bound; None is ``1 / gamma``, the edge of contraction. A soft bound is exceeded a little, so
+        jacobian_bound: that bound; None is ``1 / gamma``, the edge of contraction. A soft bound is exceeded a little:
             ask for less where gamma*kappa is to be below 1.
         critic_scheduler: of the critic's learning rate, stepped once per environment step since learning began.
 
