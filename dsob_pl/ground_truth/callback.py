@@ -116,7 +116,8 @@ class GroundTruth(L.Callback):
         if self.figure_pairs:
             n = self.figure_pairs
             learned = pl_module.sobolev_returns(self._s[:n], self._a[:n], self.samples)[0]
-            figure = truth_figure(learned, self.truth(pl_module)[:n], self._problem.observation_size)
+            titles = [f"s = {_short(s)}, a = {_short(a)}" for s, a in zip(self._s[:n], self._a[:n])]
+            figure = truth_figure(learned, self.truth(pl_module)[:n], self._problem.observation_size, titles)
             log_figure(trainer, figure, "figures/ground_truth.png")
         print(self.table())
 
@@ -166,3 +167,9 @@ class GroundTruth(L.Callback):
             if f"world_model/{name}" in latest:
                 lines.append(f"  {'world_model/' + name:<33}{latest[f'world_model/{name}']:>10.4f}")
         return "\n".join(lines)
+
+
+def _short(vector: Tensor) -> str:
+    """The first entries of ``vector [n]`` with one digit, for a title."""
+    numbers = ", ".join(f"{x:.1f}" for x in vector[:3].tolist())
+    return f"({numbers}{', ...' if len(vector) > 3 else ''})"
