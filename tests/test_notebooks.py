@@ -50,9 +50,9 @@ def test_ground_truth(monkeypatch, tmp_path):
     done = execute("02_ground_truth.ipynb", monkeypatch, GROUND_TRUTH_FOLDER=tmp_path, **sizes)
     text = printed_by(done)
     for n in (1, 5):
-        assert row_of(text, f"N = {n}     MMD Sobolev ")[1] > 0
+        assert row_of(text, f"N = {n}   MMD Sobolev ")[1] > 0
         # energy distance, gradient spread, conditional gradient error, return spread: a point has no spread
-        assert row_of(text, f"N = {n}     deterministic Sobolev ")[1] == 0
+        assert row_of(text, f"N = {n}   deterministic Sobolev ")[1] == 0
     assert len(pictures_of(done)) == 1
     assert (tmp_path / "ground_truth.png").is_file()
 
