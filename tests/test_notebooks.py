@@ -59,7 +59,8 @@ def test_ground_truth(monkeypatch, tmp_path):
 
 @pytest.mark.timeout(280)
 def test_contraction(monkeypatch, tmp_path):
-    done = execute("04_contraction.ipynb", monkeypatch, CONTRACTION_FOLDER=tmp_path, CONTRACTION_STEPS=4)
+    sizes = {"CONTRACTION_STEPS": 2, "CONTRACTION_RATES": "0.9 1.15"}
+    done = execute("04_contraction.ipynb", monkeypatch, CONTRACTION_FOLDER=tmp_path, **sizes)
     text = printed_by(done)
     # gamma rho, and gamma kappa = gamma sqrt(rho^2 + 1/4)
     assert row_of(text, "0.9  ", "MMD without")[:2] == [0.81, 0.927]
