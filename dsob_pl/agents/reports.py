@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 from torch import Tensor
 
@@ -49,6 +51,23 @@ def evaluation_metrics(episodes: Episodes) -> dict[str, Tensor]:
         metrics[f"eval/{name}_min"] = values.min()
         metrics[f"eval/{name}_max"] = values.max()
     return metrics
+
+
+class Speed:
+    """Environment steps and updates per second since the previous measurement."""
+
+    def __init__(self) -> None:
+        self._window = (time.perf_counter(), 0, 0)
+
+    def measure(self, step: int, updates: int) -> dict[str, Tensor]:
+        """By logged name, given how many steps and updates there have been so far."""
+        now = time.perf_counter()
+        then, last_step, last_updates = self._window
+        self._window = (now, step, updates)
+        return {
+            "speed/steps_per_second": torch.tensor((step - last_step) / (now - then)),
+            "speed/updates_per_second": torch.tensor((updates - last_updates) / (now - then)),
+        }
 
 
 def model_diagnostics(

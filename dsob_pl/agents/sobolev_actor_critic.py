@@ -1,14 +1,13 @@
 """Distributional Sobolev actor-critic (DSDPG): the agent, composed of parts.
 
-One training step is one environment step and all of its updates. What an update computes stands in ``losses``; the
-agent owns modules, optimizers, running scales and counters, and calls those functions.
+One training step is one environment step and all of its updates. What an update computes stands in ``objectives`` and
+``losses``; the agent owns modules, optimizers, running scales and counters, and calls those functions.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
 import torch
@@ -16,18 +15,15 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
-from dsob_pl.agents import losses
+from dsob_pl.agents.objectives import PARTS, Part, compiled, draw_noise, objective, target_samples, update
 from dsob_pl.agents.options import check_divergence, check_options
-from dsob_pl.agents.reports import evaluation_metrics, model_diagnostics, sample_statistics
+from dsob_pl.agents.reports import Speed, evaluation_metrics, model_diagnostics
 from dsob_pl.agents.scales import Scales
 from dsob_pl.bellman import (
     OverestimationCorrection,
     SobolevOrder,
     Truncation,
-    bound_target,
-    jacobian_penalty,
     sobolev_samples,
-    sobolev_target,
 )
 from dsob_pl.critics import Critic, GenerativeCritic
 from dsob_pl.data import Step
@@ -36,6 +32,9 @@ from dsob_pl.envs import env_name
 from dsob_pl.errors import RunFailed, UsageError
 from dsob_pl.networks import DeterministicPolicy, RewardScale, RunningNormalizer, polyak_update, target_copy
 from dsob_pl.world_models import CVAE, Transition, WorldModel
+
+if TYPE_CHECKING:
+    from gymnasium import Env
 
 
 class SobolevActorCritic(L.LightningModule):
@@ -76,6 +75,8 @@ class SobolevActorCritic(L.LightningModule):
         jacobian_bound: that bound; None is ``1 / gamma``, the edge of contraction. A soft bound is exceeded a little:
             ask for less where gamma*kappa is to be below 1.
         critic_scheduler: of the critic's learning rate, stepped once per environment step since learning began.
+        compile: fuse the operations of the losses by ``torch.compile``, which takes a C++ compiler and a minute or two
+            before the first update; worth it for long runs. The reporting updates are not compiled.
 
     Raises:
         UsageError: an option is out of range, or a combination cannot be had.
@@ -110,6 +111,7 @@ class SobolevActorCritic(L.LightningModule):
         jacobian_penalty: float = 0.0,
         jacobian_bound: float | None = None,
         critic_scheduler: LRSchedulerCallable | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -147,12 +149,19 @@ class SobolevActorCritic(L.LightningModule):
             raise UsageError(f"model.sobolev: '{self.order.value}' needs a world model, and model.world_model is null")
         self.learns_model = self.world_model is not None and self.world_model.learns
         self.learns_policy = policy_optimizer is not None
-        self._optimizers = (world_model_optimizer if self.learns_model else None, critic_optimizer, policy_optimizer)
+        self.optimizer_factories = (
+            world_model_optimizer if self.learns_model else None,
+            critic_optimizer,
+            policy_optimizer,
+        )
         self._critic_scheduler = critic_scheduler
 
+        self.compiled = compile
+        self._objective = compiled(objective) if compile else objective
+        self.generator: torch.Generator | None = None  # of exploration and updates; None is torch's global one
         self.updates = 0  # of the critic, so far; a number and not a buffer, which a GPU would have to be asked for
         self._latest: dict[str, Tensor] = {}  # of the most recent updates; the policy's are rarer than the critic's
-        self._window = (time.perf_counter(), 0, 0)
+        self._speed = Speed()
 
     @property
     def normalizer(self) -> RunningNormalizer:
@@ -175,7 +184,8 @@ class SobolevActorCritic(L.LightningModule):
     def explore(self, observation: Tensor) -> Tensor:
         """``act`` plus Gaussian noise, clipped to [-1, 1]: ``[..., S] -> [..., A]``."""
         action = self.act(observation)
-        return (action + self.exploration_std * torch.randn_like(action)).clamp(-1, 1)
+        noise = torch.randn(action.shape, device=action.device, generator=self.generator)
+        return (action + self.exploration_std * noise).clamp(-1, 1)
 
     # Training ---------------------------------------------------------------------------------------------------------
 
@@ -186,22 +196,36 @@ class SobolevActorCritic(L.LightningModule):
         moves nothing, is stepped once per environment step, so every cadence of the Trainer is in environment steps.
         """
 
+        networks = {part: getattr(self, part) for part in PARTS}
+        return self.build_optimizers(
+            {part: list(net.parameters()) for part, net in networks.items() if net is not None}
+        )
+
+    def build_optimizers(self, parameters: dict[Part, list[nn.Parameter]]) -> Any:
+        """``configure_optimizers`` for the parameters given, by part; a part that does not learn gets an idle one."""
+
         def idle() -> torch.optim.Optimizer:
             return torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=0.0)
 
-        model, critic, policy = self._optimizers
         optimizers = [
-            idle() if model is None or self.world_model is None else model(self.world_model.parameters()),
-            critic(self.critic.parameters()),
-            idle() if policy is None else policy(self.policy.parameters()),
-            idle(),
+            idle() if factory is None else factory(parameters.get(part, []))
+            for part, factory in zip(PARTS, self.optimizer_factories)
         ]
+        optimizers.append(idle())
         return optimizers, [] if self._critic_scheduler is None else [self._critic_scheduler(optimizers[1])]
 
     def setup(self, stage: str) -> None:
         """Shows the world model the environment, which may decide what the model can do."""
-        if stage == "fit" and self.world_model is not None:
-            env = self.trainer.datamodule.env  # type: ignore[attr-defined]
+        if stage == "fit":
+            self.attach(self.trainer.datamodule.env)  # type: ignore[attr-defined]
+
+    def attach(self, env: Env) -> None:
+        """Shows the world model the environment.
+
+        Raises:
+            UsageError: the model cannot do there what the targets need.
+        """
+        if self.world_model is not None:
             self.world_model.attach(env)
             self._check_inference(f" on '{env_name(env)}'")
 
@@ -219,11 +243,19 @@ class SobolevActorCritic(L.LightningModule):
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         data.attach(self.explore)
-        if len(data.replay) and not self.reward_scale.low.isfinite():
-            self.scales.take_in(data.replay[:].to(self.device), learning=False)
-        elif self.return_range is not None and data.collect and not data.collector.warmup_steps:
+        self.begin(data.replay[:] if len(data.replay) else None, not data.collect or data.collector.warmup_steps > 0)
+        self._speed.measure(self.trainer.global_step, self.updates)
+
+    def begin(self, stored: TensorDictBase | None, warms_up: bool) -> None:
+        """Gives the running scales the transitions ``[n]`` that are stored before the first step.
+
+        Raises:
+            UsageError: there are none, and no warm-up to take the scale of the rewards from.
+        """
+        if stored is not None and not self.reward_scale.low.isfinite():
+            self.scales.take_in(stored.to(self.device), learning=False)
+        elif stored is None and self.return_range is not None and not warms_up:
             raise UsageError("data.warmup_steps: expected at least 1; its rewards fix the scale of model.return_range")
-        self._window = (time.perf_counter(), self.trainer.global_step, self.updates)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the counter of updates."""
@@ -241,7 +273,7 @@ class SobolevActorCritic(L.LightningModule):
         metrics: dict[str, Tensor] = {}
         if step.batch is not None:
             report = (self.trainer.global_step + 1) % self._report_every == 0
-            transitions = self._transitions(step.batch)
+            transitions = self.transitions(step.batch)
             rounds = transitions.r.shape[0]
             for u in range(rounds):
                 self._latest |= self._update(Transition(*(x[u] for x in transitions)), report and u == rounds - 1)
@@ -249,7 +281,8 @@ class SobolevActorCritic(L.LightningModule):
                 self.lr_schedulers().step()  # type: ignore[union-attr]
             self._stop_if_not_finite(self._latest)
             if report:
-                metrics = self._latest | self._diagnose(Transition(*(x[-1] for x in transitions)))
+                diagnostics = self.diagnose(Transition(*(x[-1] for x in transitions)))
+                metrics = self._latest | diagnostics | self._speed.measure(self.trainer.global_step + 1, self.updates)
         if step.episode is not None:
             metrics |= {
                 "train/episode_return": torch.tensor(float(step.episode.return_)),
@@ -260,75 +293,26 @@ class SobolevActorCritic(L.LightningModule):
 
     def _update(self, transition: Transition, report: bool) -> dict[str, Tensor]:
         """One update of world model, critic and (every ``policy_delay``) policy and targets, on ``transition [B]``."""
-        model_optimizer, critic_optimizer, policy_optimizer = self.optimizers(use_pl_optimizer=False)[:3]  # type: ignore[index]
-        metrics: dict[str, Tensor] = {}
-        if self.learns_model:
-            assert self.world_model is not None
-            noise = torch.randn(len(transition.r), self.world_model.loss_noise_size, device=self.device)
-            loss, statistics = self.world_model.loss(transition, noise)
-            if self.jacobian_penalty:
-                penalty = self._jacobian_penalty(transition, self.target_policy)
-                metrics["bellman/jacobian_penalty"] = penalty.detach()
-                loss = loss + self.jacobian_penalty * penalty
-            metrics["world_model/grad_norm"] = self._descend(loss, model_optimizer)
-            metrics |= {f"world_model/{name}": value for name, value in statistics.items()}
-
-        target, clipped = self.target(transition)
-        noise = self._critic_noise(len(transition.r), self.samples)
-        loss, samples = losses.critic_loss(
-            self.critic, self.divergence, transition, noise, target, self.order, self.gradient_weight
-        )
-        metrics |= {"critic/loss": loss.detach(), "critic/grad_norm": self._descend(loss, critic_optimizer)}
-        if report:
-            statistics = sample_statistics(samples, target, self.reward_scale.factor)
-            metrics |= {f"critic/{name}": value for name, value in statistics.items()}
-            metrics["critic/clipped_fraction"] = clipped
-
+        optimizers = dict(zip(PARTS, self.optimizers(use_pl_optimizer=False)))  # type: ignore[arg-type]
         self.updates += 1
-        if self.updates % self.policy_delay == 0:
-            if self.learns_policy:
-                noise = self._critic_noise(len(transition.r), self.samples)
-                loss = losses.policy_loss(self.policy, self.critic, transition.s, noise)
-                metrics["policy/loss"] = loss.detach()
-                if self.jacobian_penalty and self.world_model is not None:
-                    loss = loss + self.jacobian_penalty * self._jacobian_penalty(transition, self.policy)
-                metrics["policy/grad_norm"] = self._descend(loss, policy_optimizer)
+        due = self.updates % self.policy_delay == 0
+        noise = draw_noise(self, len(transition.r), due)
+
+        def improve(part: Part) -> dict[str, Tensor]:
+            evaluate = objective if report else self._objective
+            loss, metrics = evaluate(self, part, transition, noise.of(part), report, nested=self.compiled)
+            return metrics | {f"{part}/grad_norm": self._descend(loss, optimizers[part])}
+
+        def follow() -> None:
             polyak_update(self.target_critic, self.critic, self.tau)
             polyak_update(self.target_policy, self.policy, self.tau)
-        return metrics
+
+        return update(self, improve, follow, due)
 
     def target(self, transition: Transition) -> tuple[Tensor, Tensor]:
         """Target samples ``[B, M', D]`` for ``transition [B]``, and the fraction that the bounds changed."""
-        if self.world_model is None:
-            step, width = losses.recorded_step(transition), 0
-        elif self.target_source == "replayed":
-            step, width = losses.replayed_step(self.world_model, transition), self.world_model.noise_size
-        else:
-            step, width = losses.imagined_step(self.world_model), self.world_model.noise_size
-        rows = len(transition.r)
-        target = sobolev_target(
-            step,
-            self.target_policy,
-            self.target_critic,
-            transition.s,
-            transition.a,
-            torch.randn(rows, self.target_samples, width, device=self.device),
-            self._critic_noise(rows, self.target_samples),
-            self.gamma,
-            self.order,
-            self.overestimation,
-        )
-        if self.gradient_bound is None:
-            return target, torch.zeros((), device=self.device)
-        return bound_target(target, self.scales.bounds, self.gradient_bound)
-
-    def _jacobian_penalty(self, transition: Transition, policy: nn.Module) -> Tensor:
-        """Soft bound on ||K||_2 at some of ``transition [B]``, for the gradient of world model or policy (0-d)."""
-        assert self.world_model is not None
-        s, a = (x[: self.diagnostic_samples] for x in (transition.s, transition.a))
-        eps = torch.randn(len(s), self.world_model.noise_size, device=self.device)
-        bound = self.jacobian_bound if self.jacobian_bound is not None else 1 / max(self.gamma, 1e-6)
-        return jacobian_penalty(self.world_model, policy, s, a, eps, bound)
+        noise = draw_noise(self, len(transition.r), policy=False)
+        return target_samples(self, transition, noise.step, noise.target)
 
     def _descend(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
         """One optimizer step on ``loss``, which reaches that optimizer's parameters only; the norm before clipping."""
@@ -346,7 +330,7 @@ class SobolevActorCritic(L.LightningModule):
         """Noise for reports: they must not move the noise of training, or the logging cadence would change the run."""
         return torch.Generator(self.device).manual_seed(self.updates)
 
-    def _transitions(self, batch: TensorDictBase) -> Transition:
+    def transitions(self, batch: TensorDictBase) -> Transition:
         """A replay sample ``[...]`` as the networks see it; refreshes the world model's scales with it."""
         transition = Transition.from_replay(batch, self.normalizer, self.reward_scale.factor)
         if self.world_model is not None:
@@ -392,20 +376,12 @@ class SobolevActorCritic(L.LightningModule):
         unit[1 : 1 + s.shape[-1]] = self.normalizer.scale  # the chain rule through the normalisation
         return self.reward_scale.inverse(samples) / unit
 
-    def _diagnose(self, transition: Transition) -> dict[str, Tensor]:
-        """gamma*kappa and the world model's spread on a few transitions, and the speed since the last report."""
-        now, step, updates = time.perf_counter(), self.trainer.global_step + 1, self.updates
-        then, last_step, last_updates = self._window
-        self._window = (now, step, updates)
-        metrics = {
-            "speed/steps_per_second": torch.tensor((step - last_step) / (now - then)),
-            "speed/updates_per_second": torch.tensor((updates - last_updates) / (now - then)),
-        }
-        if self.world_model is not None:
-            rows = Transition(*(x[: self.diagnostic_samples] for x in transition))
-            generator = self._side_generator()
-            metrics |= model_diagnostics(self.world_model, self.target_policy, rows, self.gamma, generator)
-        return metrics
+    def diagnose(self, transition: Transition) -> dict[str, Tensor]:
+        """gamma*kappa and the world model's spread on a few of ``transition [B]``; nothing without a world model."""
+        if self.world_model is None:
+            return {}
+        rows = Transition(*(x[: self.diagnostic_samples] for x in transition))
+        return model_diagnostics(self.world_model, self.target_policy, rows, self.gamma, self._side_generator())
 
     @property
     def _report_every(self) -> int:

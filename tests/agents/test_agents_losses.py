@@ -257,7 +257,7 @@ def test_nan_in_a_terminal_next_state_never_leaks(order, source):
     batch = replay_batch()
     batch["next", "terminated"][::2] = True
     batch["next", "observation"][::2] = torch.nan
-    rows = it._transitions(batch)
+    rows = it.transitions(batch)
     target, _ = it.target(rows)
     assert target.isfinite().all()
     real, _ = it.configure_optimizers()
@@ -282,4 +282,4 @@ def test_the_value_of_a_terminal_state_does_not_matter():
 def test_nan_in_the_next_state_of_a_running_episode_is_not_hidden():
     batch = replay_batch()
     batch["next", "observation"][0] = torch.nan
-    assert agent()._transitions(batch).s_next[0].isnan().all()
+    assert agent().transitions(batch).s_next[0].isnan().all()

@@ -10,7 +10,8 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 
-from dsob_pl.agents import SobolevActorCritic, sobolev_actor_critic
+from dsob_pl.agents import SobolevActorCritic, objectives, sobolev_actor_critic
+from dsob_pl.agents.objectives import UpdateNoise, draw_noise
 from dsob_pl.bellman import NoCorrection, operator_norms
 from dsob_pl.critics import GenerativeCritic
 from dsob_pl.data import ReplayDataModule
@@ -90,7 +91,7 @@ def test_the_penalty_lowers_gamma_kappa_below_one(tmp_path):
     assert largest[100.0] < 1
 
 
-def test_the_penalty_moves_world_model_and_policy_and_nothing_else():
+def test_the_penalty_moves_world_model_and_policy_and_nothing_else(monkeypatch):
     """One update with and without it, from the same start and with the same noise."""
     ends = []
     for weight in (0.0, 50.0):
@@ -99,17 +100,15 @@ def test_the_penalty_moves_world_model_and_policy_and_nothing_else():
         optimizers = agent.configure_optimizers()[0]
         agent.optimizers = lambda use_pl_optimizer=True, optimizers=optimizers: optimizers
         gradients = []
-        penalty = agent._jacobian_penalty
-
-        def repeatable(transition, policy, penalty=penalty):
-            with torch.random.fork_rng():  # its noise must not move that of what follows
-                return penalty(transition, policy)
-
-        agent._jacobian_penalty = repeatable
         # Learning rates of 0: all losses are taken at the same parameters, and gradients say what would have moved.
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = 0.0
+        drawn = draw_noise(agent, 32, policy=True)
+        # A generator each: the penalty's noise must not move that of what follows.
+        each = [torch.Generator().manual_seed(k) for k in range(len(drawn))]
+        fixed = UpdateNoise(*(torch.randn(x.shape, generator=g) for x, g in zip(drawn, each)))
+        monkeypatch.setattr(sobolev_actor_critic, "draw_noise", lambda *_, fixed=fixed: fixed)
         torch.manual_seed(3)
         agent._update(some_transitions(), report=False)
         for module in (agent.world_model, agent.critic, agent.policy):
@@ -133,22 +132,24 @@ def test_the_bound_is_by_default_where_the_operator_stops_contracting(bound, exp
     norm = (1.15**2 + 0.25) ** 0.5  # at every state, since the policy is 0
     norms = operator_norms(agent.world_model, agent.policy, transition.s, transition.a, torch.zeros(32, 2))
     torch.testing.assert_close(norms, torch.full((32,), norm))
-    penalty = agent._jacobian_penalty(transition, agent.policy)
-    assert penalty.item() == pytest.approx((norm - expected) ** 2, rel=1e-4)
+    eps = torch.zeros(32, 2)
+    assert objectives.penalty(agent, transition, agent.policy, eps).item() == pytest.approx(
+        (norm - expected) ** 2, rel=1e-4
+    )
     agent.world_model._take(Rotation(rho=0.6))  # of norm 0.78
-    assert (agent._jacobian_penalty(transition, agent.policy).item() == 0) == (bound is None)
+    assert (objectives.penalty(agent, transition, agent.policy, eps).item() == 0) == (bound is None)
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 def test_a_weight_of_zero_costs_nothing(monkeypatch, weight):
     calls = []
-    original = sobolev_actor_critic.jacobian_penalty
+    original = objectives.jacobian_penalty
 
     def counted(*arguments):
         calls.append(arguments)
         return original(*arguments)
 
-    monkeypatch.setattr(sobolev_actor_critic, "jacobian_penalty", counted)
+    monkeypatch.setattr(objectives, "jacobian_penalty", counted)
     agent, _ = build(policy_delay=2, jacobian_penalty=weight)
     optimizers = agent.configure_optimizers()[0]
     agent.optimizers = lambda use_pl_optimizer=True: optimizers

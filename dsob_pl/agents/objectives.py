@@ -1,0 +1,223 @@
+"""What the parts of an agent minimise: pure functions of its networks, transitions and explicit noise.
+
+They draw nothing and change nothing, so that one agent evaluates them as they are and many agents of one shape by
+``torch.func.vmap`` over stacked parameters. The order of an update stands here, too, once for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
+
+from dsob_pl.agents import losses
+from dsob_pl.agents.reports import sample_statistics
+from dsob_pl.bellman import bound_target, jacobian_penalty, sobolev_target
+from dsob_pl.errors import RunFailed
+from dsob_pl.world_models import Transition
+
+if TYPE_CHECKING:
+    from dsob_pl.agents.sobolev_actor_critic import SobolevActorCritic
+
+Part = Literal["world_model", "critic", "policy"]
+PARTS: tuple[Part, ...] = get_args(Part)
+Metrics = dict[str, Tensor]
+PartNoise = tuple[Tensor, ...]
+
+
+class UpdateNoise(NamedTuple):
+    """Standard normal numbers of one update on B transitions; without rows where a part has no use for them.
+
+    Attributes:
+        model: of the world model's loss ``[B, L]``.
+        model_penalty: of the imagined steps in its Jacobian penalty ``[R, W]``.
+        step: of the imagined steps in the target ``[B, M, W]``.
+        target: of the target critics ``[B, M, K]``.
+        critic: of the predicted samples ``[B, N, K]``.
+        policy: of the samples that the policy ascends ``[B, N, K]``.
+        policy_penalty: as ``model_penalty``.
+    """
+
+    model: Tensor
+    model_penalty: Tensor
+    step: Tensor
+    target: Tensor
+    critic: Tensor
+    policy: Tensor
+    policy_penalty: Tensor
+
+    def of(self, part: Part) -> PartNoise:
+        """What one part's objective takes; the rest has other shapes where the policy is not due."""
+        if part == "world_model":
+            return self.model, self.model_penalty
+        return (self.step, self.target, self.critic) if part == "critic" else (self.policy, self.policy_penalty)
+
+
+def draw_noise(agent: SobolevActorCritic, rows: int, policy: bool) -> UpdateNoise:
+    """The noise of one update on ``rows`` transitions; ``policy`` says that the policy is updated as well."""
+
+    def normal(needed: bool, *shape: int) -> Tensor:
+        return torch.randn(*(shape if needed else (0,)), device=agent.device, generator=agent.generator)
+
+    model, k = agent.world_model, agent.critic.noise_size
+    width = 0 if model is None else model.noise_size
+    penalised = bool(agent.jacobian_penalty) and model is not None
+    few = min(agent.diagnostic_samples, rows)
+    return UpdateNoise(
+        model=normal(agent.learns_model, rows, model.loss_noise_size if model is not None else 0),
+        model_penalty=normal(agent.learns_model and penalised, few, width),
+        step=normal(True, rows, agent.target_samples, width),
+        target=normal(True, rows, agent.target_samples, k),
+        critic=normal(True, rows, agent.samples, k),
+        policy=normal(policy and agent.learns_policy, rows, agent.samples, k),
+        policy_penalty=normal(policy and agent.learns_policy and penalised, few, width),
+    )
+
+
+def target_samples(
+    agent: SobolevActorCritic, transition: Transition, step_noise: Tensor, noise: Tensor, nested: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Target samples ``[B, M', D]`` for ``transition [B]``, and the fraction that the bounds changed (0-d)."""
+    if agent.world_model is None:
+        step = losses.recorded_step(transition)
+    elif agent.target_source == "replayed":
+        step = losses.replayed_step(agent.world_model, transition)
+    else:
+        step = losses.imagined_step(agent.world_model)
+    target = sobolev_target(
+        step,
+        agent.target_policy,
+        agent.target_critic,
+        transition.s,
+        transition.a,
+        step_noise,
+        noise,
+        agent.gamma,
+        agent.order,
+        agent.overestimation,
+        nested,
+    )
+    if agent.gradient_bound is None:
+        return target, target.new_zeros(())
+    return bound_target(target, agent.scales.bounds, agent.gradient_bound)
+
+
+def penalty(agent: SobolevActorCritic, transition: Transition, policy: nn.Module, eps: Tensor) -> Tensor:
+    """Soft bound on ``||K||_2`` at the first R of ``transition [B]``, with ``eps [R, W]`` (0-d)."""
+    assert agent.world_model is not None
+    s, a = (x[: len(eps)] for x in (transition.s, transition.a))
+    bound = agent.jacobian_bound if agent.jacobian_bound is not None else 1 / max(agent.gamma, 1e-6)
+    return jacobian_penalty(agent.world_model, policy, s, a, eps, bound)
+
+
+def objective(
+    agent: SobolevActorCritic,
+    part: Part,
+    transition: Transition,
+    noise: PartNoise,
+    report: bool = False,
+    nested: bool = False,
+) -> tuple[Tensor, Metrics]:
+    """What one part of an agent minimises.
+
+    Args:
+        agent: its networks and options; nothing of it is changed.
+        part: whose loss.
+        transition: ``[B]``.
+        noise: the part's, of one update.
+        report: adds the statistics of samples and targets, which need no gradient.
+        nested: derivatives by ``torch.func``, inside of which further transforms may stand.
+
+    Returns:
+        the scalar loss, differentiable in the part's parameters (the caller leaves the others alone), and detached
+        scalars by logged name.
+    """
+    if part == "world_model":
+        return _world_model(agent, transition, noise)
+    if part == "critic":
+        return _critic(agent, transition, noise, report, nested)
+    return _policy(agent, transition, noise)
+
+
+def _world_model(agent: SobolevActorCritic, transition: Transition, noise: PartNoise) -> tuple[Tensor, Metrics]:
+    assert agent.world_model is not None
+    eps, penalty_eps = noise
+    loss, statistics = agent.world_model.loss(transition, eps)
+    metrics = {f"world_model/{name}": value for name, value in statistics.items()}
+    if agent.jacobian_penalty:
+        excess = penalty(agent, transition, agent.target_policy, penalty_eps)
+        metrics["bellman/jacobian_penalty"] = excess.detach()
+        loss = loss + agent.jacobian_penalty * excess
+    return loss, metrics
+
+
+def _critic(
+    agent: SobolevActorCritic, transition: Transition, noise: PartNoise, report: bool, nested: bool
+) -> tuple[Tensor, Metrics]:
+    step_noise, target_noise, own_noise = noise
+    target, clipped = target_samples(agent, transition, step_noise, target_noise, nested)
+    loss, samples = losses.critic_loss(
+        agent.critic, agent.divergence, transition, own_noise, target, agent.order, agent.gradient_weight
+    )
+    metrics = {"critic/loss": loss.detach()}
+    if report:
+        statistics = sample_statistics(samples, target, agent.reward_scale.factor)
+        metrics |= {f"critic/{name}": value for name, value in statistics.items()}
+        metrics["critic/clipped_fraction"] = clipped
+    return loss, metrics
+
+
+def _policy(agent: SobolevActorCritic, transition: Transition, noise: PartNoise) -> tuple[Tensor, Metrics]:
+    own_noise, penalty_eps = noise
+    loss = losses.policy_loss(agent.policy, agent.critic, transition.s, own_noise)
+    metrics = {"policy/loss": loss.detach()}
+    if agent.jacobian_penalty and agent.world_model is not None:
+        loss = loss + agent.jacobian_penalty * penalty(agent, transition, agent.policy, penalty_eps)
+    return loss, metrics
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``torch.compile`` without graph breaks, whose failure is the user's to see.
+
+    Raises:
+        RunFailed: on call, where this machine cannot compile or a part of the agent cannot be compiled.
+    """
+    # A part each of three, and all of them anew for every seed that leaves a stack.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    fast = torch.compile(function, fullgraph=True, dynamic=False)
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        try:
+            return fast(*arguments, **options)
+        except TorchDynamoException as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise RunFailed(
+                f"model.compile: torch.compile failed ({type(error).__name__}: {reason}); use false"
+            ) from error
+
+    return call
+
+
+def update(
+    agent: SobolevActorCritic, improve: Callable[[Part], Metrics], follow: Callable[[], None], policy_due: bool
+) -> Metrics:
+    """The order of an update: world model, then critics, and where they are due policy and target networks.
+
+    Args:
+        agent: whose options decide what is trained.
+        improve: one optimizer step on a part's objective, taken with all that was changed before; returns its metrics.
+        follow: moves the target networks.
+        policy_due: whether policy and target networks take part.
+    """
+    metrics: Metrics = {}
+    if agent.learns_model:
+        metrics |= improve("world_model")
+    metrics |= improve("critic")
+    if policy_due:
+        if agent.learns_policy:
+            metrics |= improve("policy")
+        follow()
+    return metrics
