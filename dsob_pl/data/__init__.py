@@ -2,13 +2,16 @@
 
 from dsob_pl.data.collector import Collector, EpisodeStatistics
 from dsob_pl.data.datamodule import ReplayDataModule
+from dsob_pl.data.many_seeds import ManySeedsData
 from dsob_pl.data.replay import build_replay, load_replay, save_replay, transitions
-from dsob_pl.data.stream import Step
+from dsob_pl.data.stream import SeedsStep, Step
 
 __all__ = [
     "Collector",
     "EpisodeStatistics",
+    "ManySeedsData",
     "ReplayDataModule",
+    "SeedsStep",
     "Step",
     "build_replay",
     "load_replay",

@@ -34,6 +34,9 @@ class Collector:
         env: an environment of ``make_env``.
         seed: of the first reset and of the random actions.
         warmup_steps: as many steps take actions uniform in [-1, 1]^A before the policy is asked.
+
+    Attributes:
+        observation: where the running episode is [S]; None where the next step begins one.
     """
 
     def __init__(self, env: gymnasium.Env, seed: int, warmup_steps: int) -> None:
@@ -43,9 +46,9 @@ class Collector:
         self.explore: Callable[[Tensor], Tensor] | None = None
         self.steps = 0
         self.episodes = 0
+        self.observation: np.ndarray | None = None
         self._random = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]))
         self._action_size = int(env.action_space.shape[0])  # type: ignore[index]
-        self._observation: np.ndarray | None = None
         self._return = 0.0
         self._length = 0
 
@@ -55,9 +58,9 @@ class Collector:
         Raises:
             RunFailed: an observation, reward or action that is not finite.
         """
-        if self._observation is None:
-            self._reset(self.seed if self.steps == 0 else self._seed_after_restart())
-        observation, action = self._observation, self._action()
+        if self.observation is None:
+            self._reset(self.reset_seed())
+        observation, action = self.observation, self._action()
         assert observation is not None
         self.steps += 1
         reached, given, terminated, truncated, _ = self.env.step(action.numpy())
@@ -65,20 +68,41 @@ class Collector:
         if not math.isfinite(reward):
             raise RunFailed(f"{env_name(self.env)} returned the reward {reward} at environment step {self.steps}")
         new = transition(observation, action, next_observation, reward, bool(terminated), bool(truncated))
+        self.observation = next_observation
+        finished = self.count(reward, bool(terminated or truncated))
+        if finished is not None:
+            self._reset(None)
+        return new, finished
+
+    def reset_seed(self) -> int:
+        """Seed of a reset that does not follow the end of an episode: the first one, or one after a restart."""
+        if self.steps == 0:
+            return self.seed
+        # an environment made anew has an unseeded generator: without a seed here a resumed run would not be repeatable
+        return int(np.random.SeedSequence([self.seed, 2, self.steps]).generate_state(1)[0])
+
+    def begin(self, observation: np.ndarray) -> None:
+        """Starts the count of an episode at its first observation [S]."""
+        self.observation = observation
+        self._return, self._length = 0.0, 0
+
+    def count(self, reward: float, ended: bool) -> EpisodeStatistics | None:
+        """Adds a step to the running episode; its statistics if it ended here."""
         self._return += reward
         self._length += 1
-        self._observation = next_observation
-        if not (terminated or truncated):
-            return new, None
-        finished = EpisodeStatistics(self._return, self._length)
+        if not ended:
+            return None
         self.episodes += 1
-        self._reset(None)
-        return new, finished
+        return EpisodeStatistics(self._return, self._length)
+
+    def random_action(self) -> Tensor:
+        """An action [A] of the warm-up."""
+        return torch.rand(self._action_size, generator=self._random) * 2.0 - 1.0
 
     def restart(self, env: gymnasium.Env | None = None) -> None:
         """Gives up the running episode; the next step begins a new one, in ``env`` if one is given."""
         self.env = env if env is not None else self.env
-        self._observation = None
+        self.observation = None
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and the generator of the random actions; the state of the simulator is not in it."""
@@ -92,20 +116,15 @@ class Collector:
         self.restart()
 
     def _reset(self, seed: int | None) -> None:
-        self._observation = flat_observation(self.env.reset(seed=seed)[0], self.env, self.steps)
-        self._return, self._length = 0.0, 0
-
-    def _seed_after_restart(self) -> int:
-        # an environment made anew has an unseeded generator: without a seed here a resumed run would not be repeatable
-        return int(np.random.SeedSequence([self.seed, 2, self.steps]).generate_state(1)[0])
+        self.begin(flat_observation(self.env.reset(seed=seed)[0], self.env, self.steps))
 
     def _action(self) -> Tensor:
         if self.steps < self.warmup_steps:
-            return torch.rand(self._action_size, generator=self._random) * 2.0 - 1.0
+            return self.random_action()
         if self.explore is None:
             raise RuntimeError("the warm-up is over and no policy is attached: call ReplayDataModule.attach(explore)")
         with torch.no_grad():
-            action = self.explore(torch.from_numpy(self._observation)).to("cpu", torch.float32)
+            action = self.explore(torch.from_numpy(self.observation)).to("cpu", torch.float32)
         if not torch.isfinite(action).all():
             raise RunFailed(f"the policy's action is not finite at environment step {self.steps + 1}")
         return action.clamp(-1.0, 1.0)

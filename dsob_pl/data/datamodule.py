@@ -69,7 +69,7 @@ class ReplayDataModule(L.LightningDataModule):
         self.collect = collect
         capacity, seed = _integer("capacity", capacity, 1), _integer("seed", seed, 0)
         warmup_steps = _integer("warmup_steps", warmup_steps, 0)
-        self._holdout_every = _one_of("holdout_fraction", holdout_fraction)
+        self.holdout_every = _one_of("holdout_fraction", holdout_fraction)
         if not collect and replay_path is None:
             raise UsageError("data.replay_path: a file of transitions is needed where data.collect is false")
 
@@ -78,7 +78,7 @@ class ReplayDataModule(L.LightningDataModule):
         self.observation_size = int(self._env.observation_space.shape[0])  # type: ignore[index]
         self.action_size = int(self._env.action_space.shape[0])  # type: ignore[index]
         self.replay = build_replay(capacity, int(np.random.SeedSequence([seed, 0]).generate_state(1)[0]))
-        self.holdout = build_replay(max(capacity // max(self._holdout_every, 1), 1), seed)
+        self.holdout = build_replay(max(capacity // max(self.holdout_every, 1), 1), seed)
         self.collector = Collector(self._env, seed, warmup_steps)
         self._steps_without_collection = 0
         if replay_path is not None:
@@ -107,7 +107,7 @@ class ReplayDataModule(L.LightningDataModule):
             self._steps_without_collection += 1
             return Step(None, self._sample(), None, self._steps_without_collection)
         _ = self.env
-        target = self.holdout if is_held_out(self.collector.episodes, self._holdout_every) else self.replay
+        target = self.holdout if is_held_out(self.collector.episodes, self.holdout_every) else self.replay
         new, episode = self.collector.step()
         target.extend(new)
         warm = self.steps_collected > self.collector.warmup_steps and len(self.replay) > 0
@@ -117,10 +117,19 @@ class ReplayDataModule(L.LightningDataModule):
         self, policy: Callable[[Tensor], Tensor], gamma: float, device: torch.device | str | None = None
     ) -> Episodes:
         """Evaluation episodes with fixed seeds, in environments of their own; see ``run_episodes``."""
+        seeds = self.evaluation_seeds().tolist()
+        return run_episodes(self.evaluation_environments(), policy, seeds, gamma, device)
+
+    def evaluation_environments(self) -> list[gymnasium.Env]:
+        """One environment for each evaluation episode."""
         if not self._evaluation_envs:
             n = self.evaluation_episodes
             self._evaluation_envs = [make_env(self.env_id, env_kwargs=self.env_kwargs) for _ in range(n)]
-        return run_episodes(self._evaluation_envs, policy, self._evaluation_seeds().tolist(), gamma, device)
+        return self._evaluation_envs
+
+    def evaluation_seeds(self) -> Tensor:
+        """Reset seeds [n] of the evaluation episodes."""
+        return self.evaluation_seed + torch.arange(self.evaluation_episodes)
 
     def holdout_trajectories(self, k: int, n: int) -> TensorDict:
         """Up to n stretches [n, k] of k consecutive held-out transitions of one episode each, spread evenly."""
@@ -132,7 +141,7 @@ class ReplayDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> SingleItem:
         """One item: the seeds [n] of the evaluation episodes."""
-        return SingleItem(self._evaluation_seeds())
+        return SingleItem(self.evaluation_seeds())
 
     def test_dataloader(self) -> SingleItem:
         """The same item as for validation."""
@@ -166,13 +175,17 @@ class ReplayDataModule(L.LightningDataModule):
         Raises:
             UsageError: the transitions have other sizes than the environment.
         """
-        for name in ("replay", "holdout"):
-            if state[name]["size"]:
-                self._check_sizes(state[name], "the checkpoint")
+        self.check_state(state)
         load_replay_state(self.replay, state["replay"])
         load_replay_state(self.holdout, state["holdout"])
         self.collector.load_state_dict(state["collector"])
         self._steps_without_collection = int(state["steps_without_collection"])
+
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Raises UsageError where a ``state_dict`` holds transitions of other sizes than the environment's."""
+        for name in ("replay", "holdout"):
+            if state[name]["size"]:
+                self._check_sizes(state[name], "the checkpoint")
 
     def _sample(self) -> TensorDict:
         updates, size = self.updates_per_step, self.batch_size
@@ -182,7 +195,7 @@ class ReplayDataModule(L.LightningDataModule):
 
     def _fill(self, data: TensorDict, path: str) -> None:
         self._check_sizes(data, f"'{path}'")
-        train, held_out = split_held_out(data, self._holdout_every)
+        train, held_out = split_held_out(data, self.holdout_every)
         for replay, part in ((self.replay, train), (self.holdout, held_out)):
             if len(part):
                 replay.extend(part[-replay.storage.max_size :])
@@ -193,9 +206,6 @@ class ReplayDataModule(L.LightningDataModule):
                 raise UsageError(
                     f"{source} holds transitions of {key} size {data[key].shape[-1]}, {self.env_id} has {expected}"
                 )
-
-    def _evaluation_seeds(self) -> Tensor:
-        return self.evaluation_seed + torch.arange(self.evaluation_episodes)
 
 
 def _integer(name: str, value: Any, minimum: int) -> int:

@@ -39,14 +39,34 @@ def transition(
     truncated: bool,
 ) -> TensorDict:
     """One transition as a TensorDict [1]; copies what it is given."""
+    return transition_rows(
+        observation[None].copy(),
+        action.detach().clone().unsqueeze(0),
+        next_observation[None].copy(),
+        np.array([reward]),
+        np.array([terminated]),
+        np.array([truncated]),
+    )
+
+
+def transition_rows(
+    observations: np.ndarray,
+    actions: Tensor,
+    next_observations: np.ndarray,
+    rewards: np.ndarray,
+    terminated: np.ndarray,
+    truncated: np.ndarray,
+) -> TensorDict:
+    """Transitions as a TensorDict [n]; of the arguments, [n, ...] each, it shares the memory where types allow."""
     after = {
-        "observation": torch.tensor(next_observation).unsqueeze(0),
-        "reward": torch.tensor([[reward]], dtype=torch.float32),
-        "terminated": torch.tensor([[terminated]]),
-        "truncated": torch.tensor([[truncated]]),
+        "observation": torch.from_numpy(next_observations),
+        "reward": torch.from_numpy(rewards).float().unsqueeze(-1),
+        "terminated": torch.from_numpy(terminated).unsqueeze(-1),
+        "truncated": torch.from_numpy(truncated).unsqueeze(-1),
     }
-    before = {"observation": torch.tensor(observation).unsqueeze(0), "action": action.detach().clone().unsqueeze(0)}
-    return TensorDict({**before, "next": TensorDict(after, [1])}, [1])
+    n = [len(actions)]
+    before = {"observation": torch.from_numpy(observations), "action": actions}
+    return TensorDict({**before, "next": TensorDict(after, n)}, n)
 
 
 def build_replay(capacity: int, seed: int) -> TensorDictReplayBuffer:
@@ -69,7 +89,7 @@ def build_replay(capacity: int, seed: int) -> TensorDictReplayBuffer:
 
 def transitions(replay: TensorDictReplayBuffer) -> TensorDict:
     """All transitions, oldest first, as a copy [n]."""
-    return _rolled(replay_state(replay))
+    return oldest_first(replay_state(replay))
 
 
 def replay_state(replay: TensorDictReplayBuffer) -> dict[str, Any]:
@@ -94,14 +114,28 @@ def load_replay_state(replay: TensorDictReplayBuffer, state: dict[str, Any]) -> 
 
     With the same capacity the buffer continues exactly as the saved one would have; a smaller one keeps the newest.
     """
-    capacity, size = replay.storage.max_size, int(state["size"])
     replay.empty()
-    if size == capacity:
-        replay.extend(_from_fields(state))
-        replay.writer.load_state_dict({"_cursor": int(state["cursor"]) % capacity})
-    elif size:
-        replay.extend(_rolled(state)[-capacity:])
+    data, cursor = arranged(state, replay.storage.max_size)
+    if len(data):
+        replay.extend(data)
+        replay.writer.load_state_dict({"_cursor": cursor})
     replay._rng.set_state(state["generator"])
+
+
+def arranged(state: dict[str, Any], capacity: int) -> tuple[TensorDict, int]:
+    """What a ring of ``capacity`` holds of a ``replay_state``, in the order of its storage, and its next write."""
+    if int(state["size"]) == capacity:
+        return _from_fields(state), int(state["cursor"]) % capacity
+    data = oldest_first(state)[-capacity:]
+    return data, len(data) % capacity
+
+
+def oldest_first(state: dict[str, Any]) -> TensorDict:
+    """The transitions [n] of a ``replay_state``: the next write goes to the oldest entry of a full ring."""
+    if "observation" not in state:  # nothing was stored
+        return TensorDict({}, [0])
+    data, cursor = _from_fields(state), int(state["cursor"])
+    return data if cursor % len(data) == 0 else torch.cat([data[cursor:], data[:cursor]])
 
 
 def save_replay(replay: TensorDictReplayBuffer, path: str | Path) -> None:
@@ -130,7 +164,7 @@ def load_replay(path: str | Path) -> TensorDict:
     size = len(state["observation"])
     if not size or any(state[name].ndim != 2 or len(state[name]) != size for name in FIELDS):
         raise UsageError(f"data.replay_path: the tensors in '{path}' are not [n, size] with one n of at least 1")
-    return _rolled(state)
+    return oldest_first(state)
 
 
 def _from_fields(state: dict[str, Any]) -> TensorDict:
@@ -139,9 +173,3 @@ def _from_fields(state: dict[str, Any]) -> TensorDict:
     for name, key in FIELDS.items():
         data[key] = state[name]
     return data
-
-
-def _rolled(state: dict[str, Any]) -> TensorDict:
-    """Oldest first: the next write goes to the oldest entry of a full ring."""
-    data, cursor = _from_fields(state), int(state["cursor"])
-    return data if cursor % len(data) == 0 else torch.cat([data[cursor:], data[:cursor]])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor
 
 from dsob_pl.data.collector import EpisodeStatistics
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -34,20 +37,45 @@ class Step:
         return Step(new, batch, self.episode, self.environment_step)
 
 
-class EnvironmentSteps:
+@dataclass
+class SeedsStep:
+    """What one step of the environments of S seeds brings to the training step.
+
+    Attributes:
+        new: the transitions [S] just collected; None where nothing is collected (``collect=False``).
+        batch: transitions [S, U, B] from replay; None during the warm-up.
+        episodes: for each seed the statistics of the episode that ended at this step, if one did.
+        environment_step: number of this step, from 1, the same for all.
+        failures: why a seed cannot go on, in one line, by its place among the S; what stands for it in ``new`` and
+            ``batch`` is finite and means nothing.
+    """
+
+    new: TensorDict | None
+    batch: TensorDict | None
+    episodes: list[EpisodeStatistics | None]
+    environment_step: int
+    failures: dict[int, str]
+
+    def to(self, device: torch.device | str) -> SeedsStep:
+        """The same step with its tensors on ``device``."""
+        new, batch = (part if part is None else part.to(device) for part in (self.new, self.batch))
+        return replace(self, new=new, batch=batch)
+
+
+class EnvironmentSteps(Generic[T]):
     """A plain iterable over environment steps.
 
     It has a length because Lightning fetches one item ahead of an iterable without one: the action would then come
     from the policy before the last update. The length is larger than any run.
     """
 
-    def __init__(self, step: Callable[[], Step]) -> None:
+    def __init__(self, step: Callable[[], T]) -> None:
         self._step = step
 
     def __len__(self) -> int:
         return 10**12
 
-    def __iter__(self) -> Iterator[Step]:
+    def __iter__(self) -> Iterator[T]:
         while True:
             yield self._step()
 

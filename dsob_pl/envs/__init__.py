@@ -12,9 +12,12 @@ from dsob_pl.envs.problems import (
     register_problems,
 )
 from dsob_pl.envs.rollout import Episodes, env_name, flat_observation, run_episodes
+from dsob_pl.envs.rows import EnvironmentRows, join_environments
+from dsob_pl.envs.seed_rollout import run_seed_episodes
 from dsob_pl.envs.video import record_video
 
 __all__ = [
+    "EnvironmentRows",
     "Episodes",
     "LinearQuadratic",
     "Outcome",
@@ -25,9 +28,11 @@ __all__ = [
     "Rotation",
     "env_name",
     "flat_observation",
+    "join_environments",
     "make_env",
     "record_video",
     "run_episodes",
+    "run_seed_episodes",
 ]
 
 register_problems()

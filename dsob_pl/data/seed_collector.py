@@ -1,0 +1,118 @@
+"""Collection for several seeds: every environment takes its step at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from dsob_pl.data.collector import Collector, EpisodeStatistics
+from dsob_pl.data.replay import transition_rows
+from dsob_pl.envs import EnvironmentRows, join_environments
+from dsob_pl.errors import RunFailed
+
+
+class Collected(NamedTuple):
+    """What a step of S environments brings.
+
+    Attributes:
+        new: transitions ``[S]``; finite and without meaning for a seed that failed.
+        episodes: statistics of the episodes that ended, by place.
+        failures: reasons in one line, by place.
+    """
+
+    new: TensorDict
+    episodes: list[EpisodeStatistics | None]
+    failures: dict[int, str]
+
+
+class SeedCollector:
+    """Takes the steps of S collectors at once.
+
+    The collectors keep all counters, generators and observations; only the stepping of their environments and the
+    policy is done for all together. They have taken equally many steps.
+    """
+
+    def __init__(self, collectors: Sequence[Collector]) -> None:
+        self.collectors = list(collectors)
+        self.explore: Callable[[Tensor], Tensor] | None = None
+        self._joined: EnvironmentRows | None = None
+
+    @property
+    def steps(self) -> int:
+        """Environment steps that each has taken."""
+        return self.collectors[0].steps
+
+    def step(self) -> Collected:
+        """One step of every environment."""
+        failures: dict[int, str] = {}
+        environments = self._environments()
+        for i, collector in enumerate(self.collectors):
+            if collector.observation is None:
+                self._reset(i, collector.reset_seed(), failures)
+        observations = np.stack([collector.observation for collector in self.collectors])  # type: ignore[misc]
+        actions = self._actions(observations, failures)
+        for collector in self.collectors:
+            collector.steps += 1
+
+        seeds = len(self.collectors)
+        moving = np.array([i for i in range(seeds) if i not in failures], dtype=np.int64)
+        reached = environments.step(moving, actions.numpy()[moving], self.steps)
+        failures |= {int(moving[place]): reason for place, reason in reached.failures.items()}
+        if len(moving) < seeds:
+            reached = reached.spread(moving, seeds)
+        new = transition_rows(
+            observations, actions, reached.observations, reached.rewards, reached.terminated, reached.truncated
+        )
+        episodes: list[EpisodeStatistics | None] = [None] * seeds
+        ended = reached.terminated | reached.truncated
+        for i, collector in enumerate(self.collectors):
+            if i in failures:
+                continue
+            collector.observation = reached.observations[i]
+            episodes[i] = collector.count(float(reached.rewards[i]), bool(ended[i]))
+            if ended[i]:
+                self._reset(i, None, failures)
+        return Collected(new, episodes, failures)
+
+    def select(self, keep: Sequence[int]) -> None:
+        """Leaves out the seeds at all other places."""
+        self.collectors = [self.collectors[i] for i in keep]
+        if self._joined is not None:
+            self._joined.select(keep)
+
+    def release(self) -> None:
+        """Lets go of the environments, which are about to be closed."""
+        self._joined = None
+
+    def _environments(self) -> EnvironmentRows:
+        if self._joined is None:
+            self._joined = join_environments([collector.env for collector in self.collectors])
+        return self._joined
+
+    def _reset(self, i: int, seed: int | None, failures: dict[int, str]) -> None:
+        collector, environments = self.collectors[i], self._environments()
+        try:
+            collector.begin(environments.reset(i, seed, self.steps))
+        except RunFailed as error:
+            collector.begin(np.zeros(environments.observation_size, np.float32))
+            failures[i] = str(error)
+
+    def _actions(self, observations: np.ndarray, failures: dict[int, str]) -> Tensor:
+        """Actions ``[S, A]`` in [-1, 1]; zero where the policy's is not finite."""
+        if self.steps < self.collectors[0].warmup_steps:
+            return torch.stack([collector.random_action() for collector in self.collectors])
+        if self.explore is None:
+            raise RuntimeError("the warm-up is over and no policy is attached: call ManySeedsData.attach(explore)")
+        with torch.no_grad():
+            actions = self.explore(torch.from_numpy(observations)).to("cpu", torch.float32)
+        finite = torch.isfinite(actions).all(1)
+        if not finite.all():
+            for i in (~finite).nonzero().flatten().tolist():
+                failures.setdefault(i, f"the policy's action is not finite at environment step {self.steps + 1}")
+            actions = torch.where(finite.unsqueeze(1), actions, 0.0)
+        return actions.clamp(-1.0, 1.0)
