@@ -10,8 +10,9 @@ import lightning as L
 import yaml
 
 from dsob_pl.errors import UsageError, nearest
+from dsob_pl.tracking.seeds import compact_seeds
 from dsob_pl.tracking.store import database_path, local_path, mlflow_client, resolve_tracking_uri
-from dsob_pl.training.checkpoint_file import SIZES_KEY, check_fits, checkpoint_config, read_checkpoint
+from dsob_pl.training.checkpoint_file import SEEDS_KEY, SIZES_KEY, check_fits, checkpoint_config, read_checkpoint
 
 Which = Literal["best", "last"]
 
@@ -35,7 +36,7 @@ def load_agent(source: str | Path, which: Which = "best", tracking_uri: str | No
         device: where the agent is put.
 
     Raises:
-        UsageError: there is no such run or checkpoint, or it does not fit the code at hand.
+        UsageError: there is no such run or checkpoint, it does not fit the code at hand, or it holds many seeds.
     """
     return load(source, which, tracking_uri, device).agent
 
@@ -48,6 +49,7 @@ def load(
     if path.suffix != ".ckpt" and not path.is_file():
         path = run_checkpoint(str(source), which, tracking_uri)
     content = read_checkpoint(path)
+    _refuse_many(content, path, tracking_uri)
     config = yaml.safe_load(checkpoint_config(content, path))
     sizes = content.get(SIZES_KEY, {})
     agent = build_model(config["model"], sizes)
@@ -60,15 +62,40 @@ def run_checkpoint(run: str, which: Which = "best", tracking_uri: str | None = N
     """The checkpoint of a run, by the run's id or the beginning of it.
 
     Raises:
-        UsageError: there is no such run, more than one, or it has no such checkpoint.
+        UsageError: there is no such run, more than one, it has no such checkpoint, or holds many seeds.
     """
     folder = _artifacts_on_disk(run) if tracking_uri is None else None
     folder = folder or _artifacts_in_store(run, resolve_tracking_uri(tracking_uri))
     path = folder / "checkpoints" / f"{which}.ckpt"
     if not path.is_file():
-        there = sorted(p.name for p in path.parent.glob("*.ckpt"))
-        raise UsageError(f"run '{run}' has no checkpoint '{path.name}'; it has {', '.join(there) or 'none'}")
+        there = sorted(path.parent.glob("*.ckpt"))
+        for other in there:  # all seeds together have no best
+            _refuse_many(read_checkpoint(other), other, tracking_uri)
+        names = ", ".join(p.name for p in there)
+        raise UsageError(f"run '{run}' has no checkpoint '{path.name}'; it has {names or 'none'}")
     return path
+
+
+def _refuse_many(content: dict[str, Any], path: Path, tracking_uri: str | None) -> None:
+    """Raises UsageError for a checkpoint of many seeds; names the run of each where the store is at hand."""
+    if SEEDS_KEY not in content:
+        return
+    seeds = compact_seeds(content[SEEDS_KEY])
+    runs = _runs_under(path, resolve_tracking_uri(tracking_uri))
+    known = f" ({', '.join(f'seed {seed}: {run[:8]}' for seed, run in runs)})" if runs else ""
+    raise UsageError(f"checkpoint '{path}' holds the seeds {seeds} together; load the run of one of them{known}")
+
+
+def _runs_under(path: Path, tracking_uri: str) -> list[tuple[int, str]]:
+    """Seeds and ids of the runs under the one whose artifacts ``path`` belongs to; none without its database."""
+    database = database_path(tracking_uri)
+    if database is None or not database.is_file() or len(path.absolute().parents) < 3:
+        return []
+    client = mlflow_client(tracking_uri)
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    parent = f"tags.`mlflow.parentRunId` = '{path.absolute().parents[2].name}'"
+    runs = client.search_runs(experiments, filter_string=parent, max_results=1000)
+    return sorted((int(r.data.tags["seed"]), r.info.run_id) for r in runs if r.data.tags.get("seed", "").isdigit())
 
 
 def _artifacts_on_disk(run: str) -> Path | None:

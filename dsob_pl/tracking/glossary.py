@@ -56,6 +56,11 @@ GLOSSARY: dict[str, str] = {
     "eval/length_max": "longest evaluation episode, in environment steps",
     "eval/value": "mean return that the critics predict at the evaluation episodes' first states",
     "eval/discounted_return": "mean discounted return that those episodes realised; compare with eval/value",
+    "seeds/running": "parent run of many seeds: number of seeds still running",
+    "seeds/episode_return_mean": "parent run of many seeds: mean of the seeds' latest train/episode_return",
+    "seeds/episode_return_std": "parent run of many seeds: standard deviation of the same over the seeds",
+    "seeds/return_mean": "parent run of many seeds: mean of the seeds' latest eval/return_mean",
+    "seeds/return_std": "parent run of many seeds: standard deviation of the same over the seeds",
     "speed/updates_per_second": "critic updates per second since the previous report",
     "speed/steps_per_second": "environment steps per second since the previous report",
 }

@@ -65,6 +65,7 @@ class MLflowLogger(Logger):
         # Counts environment steps where it is set; Lightning's own step lags one behind and restarts at each fit.
         self.environment_step: Callable[[], int] | None = None
         self.final_status: str | None = None
+        self._parent: MLflowLogger | None = None
         self._client: Any = None
         self._run_id = ""
         self._artifact_dir = Path()
@@ -81,6 +82,19 @@ class MLflowLogger(Logger):
             check_writable(database.parent)
         check_writable(self.artifact_location)
 
+    def child(self, seed: int) -> MLflowLogger:
+        """A logger of one seed, whose run lies under this one's; that begins with the first thing either logs."""
+        child = MLflowLogger(
+            experiment_name=self.experiment_name,
+            run_name=f"{self.run_name}-{seed}" if self.run_name else None,
+            tracking_uri=self.tracking_uri,
+            artifact_location=str(self.artifact_location),
+            tags=self.tags,
+            flush_seconds=self.flush_seconds,
+        )
+        child._parent = self
+        return child
+
     @property
     def started(self) -> bool:
         """Whether the run exists."""
@@ -90,12 +104,13 @@ class MLflowLogger(Logger):
     def client(self) -> Any:
         """The MLflow client; the first use creates the database, the experiment and the run where need be."""
         if self._client is None:
+            shared = self._parent.client if self._parent else None  # takes the lock itself where it begins with this
             with creation_lock(self.tracking_uri):
-                self._client = self._start()
+                self._client = self._start(shared)
         return self._client
 
-    def _start(self) -> Any:
-        client = mlflow_client(self.tracking_uri)
+    def _start(self, shared: Any) -> Any:
+        client = shared or mlflow_client(self.tracking_uri)
         name = self.experiment_name or "default"
         experiment = client.get_experiment_by_name(name)
         if experiment is not None and experiment.lifecycle_stage == "deleted":
@@ -106,7 +121,8 @@ class MLflowLogger(Logger):
             local = database_path(self.tracking_uri) is not None
             folder = str(self.artifact_location / re.sub(r"[^\w.-]+", "_", name)) if local else None
             identifier = client.create_experiment(name, artifact_location=folder)
-        run = client.create_run(identifier, tags=self.tags, run_name=self.run_name)
+        family = {"mlflow.parentRunId": self._parent.run_id} if self._parent else {}
+        run = client.create_run(identifier, tags={**self.tags, **family}, run_name=self.run_name)
         self._run_id = run.info.run_id
         place = local_path(run.info.artifact_uri)
         self._artifacts_are_remote = place is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,22 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from dsob_pl.tracking.mlflow_logger import MLflowLogger
 from dsob_pl.tracking.provenance import command_line, flatten, git_tags, version_tags
+from dsob_pl.tracking.seeds import compact_seeds
 from dsob_pl.training import BestAndLast
 
 
-def run_names(config: dict[str, Any], overlays: list[str]) -> tuple[str, str]:
-    """Names of experiment and run: the environment's id, and method-environment-seed.
+def run_names(config: dict[str, Any], overlays: list[str], seeds: Sequence[int] = ()) -> tuple[str, str]:
+    """Names of experiment and run: the environment's id, and method-environment-seed, or -seeds-0-9.
 
     Args:
         config: the resolved config.
         overlays: stems of the config files after the first, which name the method; without any, the model's class does.
+        seeds: those of a run of many.
     """
     environment = str(config.get("data", {}).get("env_id", "default"))
     model = str(config.get("model", {}).get("class_path", "model")).rpartition(".")[2]
-    return environment, f"{'+'.join(overlays) or model}-{environment}-{config.get('seed_everything', 0)}"
+    seed = f"seeds-{compact_seeds(seeds)}" if seeds else str(config.get("seed_everything", 0))
+    return environment, f"{'+'.join(overlays) or model}-{environment}-{seed}"
 
 
 class RecordRun(SaveConfigCallback):
@@ -33,7 +37,16 @@ class RecordRun(SaveConfigCallback):
 
     That is later than Lightning's own callback, which writes before checkpoint and data are known to be good: a run
     that fails on its config must leave nothing behind.
+
+    Args:
+        *arguments: as of Lightning's ``SaveConfigCallback``; parser and config first.
+        seeds: of a run that holds many; the config of each seed's own run has that seed.
+        **options: as of Lightning's.
     """
+
+    def __init__(self, *arguments: Any, seeds: Sequence[int] = (), **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.seeds = list(seeds)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Writes nothing yet."""
@@ -53,13 +66,16 @@ class RecordRun(SaveConfigCallback):
         config = yaml.safe_load(text)
         files = self.config.get("config") or []
         overlays = [Path(str(getattr(file, "relative", file))).stem for file in files[1:]]
-        experiment, run = run_names(config, overlays)
+        experiment, run = run_names(config, overlays, self.seeds)
         for logger in trainer.loggers:
             if isinstance(logger, MLflowLogger):
                 logger.experiment_name = logger.experiment_name or experiment
                 logger.run_name = logger.run_name or run
                 logger.environment_step = lambda: trainer.global_step
-                described = {"env": experiment, "seed": str(config.get("seed_everything")), "command": command_line()}
+                which = (
+                    ("seeds", compact_seeds(self.seeds)) if self.seeds else ("seed", str(config.get("seed_everything")))
+                )
+                described = {"env": experiment, which[0]: which[1], "command": command_line()}
                 logger.tags = {**git_tags(), **version_tags(), **described, **logger.tags}
                 logger.log_text(text, "config.yaml")
                 logger.log_hyperparams(config)

@@ -1,13 +1,18 @@
 """Training: checkpoints, progress, and noticing a run that went wrong."""
 
 from dsob_pl.training.checkpoint import BestAndLast
-from dsob_pl.training.checkpoint_file import check_fits, checkpoint_config, read_checkpoint
+from dsob_pl.training.checkpoint_file import SEEDS_KEY, check_fits, checkpoint_config, read_checkpoint
 from dsob_pl.training.failure import StopOnNonFiniteLoss, first_non_finite
+from dsob_pl.training.many_seeds import SeedRuns
 from dsob_pl.training.progress import Progress
+from dsob_pl.training.seed_trainer import SeedTrainer
 
 __all__ = [
+    "SEEDS_KEY",
     "BestAndLast",
     "Progress",
+    "SeedRuns",
+    "SeedTrainer",
     "StopOnNonFiniteLoss",
     "check_fits",
     "checkpoint_config",

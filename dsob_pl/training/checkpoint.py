@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from dsob_pl.errors import RunFailed
-from dsob_pl.training.checkpoint_file import CONFIG_KEY, FORMAT_KEY, FORMAT_VERSION, SIZES_KEY
+from dsob_pl.training.checkpoint_file import CONFIG_KEY, FORMAT_KEY, FORMAT_VERSION, SEEDS_KEY, SIZES_KEY
 from dsob_pl.training.failure import first_non_finite
 
 
@@ -100,12 +100,14 @@ class BestAndLast(ModelCheckpoint):
         super()._save_checkpoint(trainer, filepath)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds config, sizes and format version, and drops the replay where it is not wanted."""
+        """Adds config, sizes, format version and the seeds of many, and drops the replay where it is not wanted."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         checkpoint[FORMAT_KEY] = FORMAT_VERSION
         checkpoint[CONFIG_KEY] = self.config
         sizes = {key: getattr(data, key, None) for key in ("observation_size", "action_size")}
         checkpoint[SIZES_KEY] = {key: int(value) for key, value in sizes.items() if value is not None}
+        if hasattr(pl_module, "seeds"):
+            checkpoint[SEEDS_KEY] = [int(seed) for seed in pl_module.seeds]  # type: ignore[union-attr]
         if not self._with_replay:
             checkpoint.pop(type(data).__qualname__, None)
 

@@ -13,6 +13,7 @@ from dsob_pl.errors import UsageError, nearest
 
 FORMAT_VERSION = 1
 FORMAT_KEY, CONFIG_KEY, SIZES_KEY = "dsob_format", "dsob_config", "dsob_sizes"
+SEEDS_KEY = "dsob_seeds"  # only in a checkpoint of many seeds at once: those that were running
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

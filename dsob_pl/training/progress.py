@@ -94,8 +94,13 @@ class Progress(ProgressBar):
 
 
 def summary(trainer: L.Trainer) -> str:
-    """The last training return, and the last evaluation as mean ± standard deviation, of what has been logged."""
+    """The last training return, and the last evaluation as mean ± standard deviation, of what has been logged.
+
+    Of many seeds: how many are running, and mean ± standard deviation of both returns over them.
+    """
     metrics = trainer.callback_metrics
+    if "seeds/running" in metrics:
+        return _seeds_summary(trainer)
     parts = []
     if "train/episode_return" in metrics:
         parts.append(f"train return {float(metrics['train/episode_return']):,.1f}")
@@ -104,4 +109,16 @@ def summary(trainer: L.Trainer) -> str:
         parts.append(f"eval return {float(metrics['eval/return_mean']):,.1f} ± {spread:,.1f}")
     elif "world_model/heldout_log_likelihood" in metrics:
         parts.append(f"held-out log-likelihood {float(metrics['world_model/heldout_log_likelihood']):,.2f}")
+    return "  ".join(parts)
+
+
+def _seeds_summary(trainer: L.Trainer) -> str:
+    metrics = trainer.callback_metrics
+    running = int(metrics["seeds/running"])
+    failed = len(trainer.lightning_module.failed)  # type: ignore[arg-type]
+    parts = [f"{running}/{running + failed} seeds" if failed else f"{running} seeds"]
+    for title, name in (("train return", "seeds/episode_return"), ("eval return", "seeds/return")):
+        if f"{name}_mean" in metrics:
+            mean, spread = (float(metrics[f"{name}_{kind}"]) for kind in ("mean", "std"))
+            parts.append(f"{title} {mean:,.1f} ± {spread:,.1f}")
     return "  ".join(parts)

@@ -53,3 +53,4 @@ def test_run_names() -> None:
     config = {"model": {"class_path": "a.Agent"}, "data": {"env_id": "E-v0"}, "seed_everything": 3}
     assert run_names(config, []) == ("E-v0", "Agent-E-v0-3")
     assert run_names(config, ["mmd", "noise"]) == ("E-v0", "mmd+noise-E-v0-3")
+    assert run_names(config, ["mmd"], [9, 0, 1, 2]) == ("E-v0", "mmd-E-v0-seeds-0-2,9")

@@ -34,6 +34,17 @@ def test_summary() -> None:
     assert summary(trainer(0, world_model__heldout_log_likelihood=1.5)) == "held-out log-likelihood 1.50"
 
 
+def test_summary_of_many_seeds() -> None:
+    many = trainer(0, seeds__running=9)
+    many.lightning_module = SimpleNamespace(failed={})
+    assert summary(many) == "9 seeds"
+    for name, value in {"episode_return_mean": 1.25, "episode_return_std": 0.5, "return_mean": -1234.5}.items():
+        many.callback_metrics[f"seeds/{name}"] = torch.tensor(value)
+    many.callback_metrics["seeds/return_std"] = torch.tensor(10.0)
+    many.lightning_module.failed[3] = "critic/loss became non-finite"
+    assert summary(many) == "9/10 seeds  train return 1.2 ± 0.5  eval return -1,234.5 ± 10.0"
+
+
 def test_one_line_per_evaluation_where_there_is_no_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
