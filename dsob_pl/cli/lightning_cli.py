@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -15,10 +17,22 @@ from omegaconf.errors import OmegaConfBaseException
 from dsob_pl.cli.config_files import Source
 from dsob_pl.cli.diagnose import causes, check_numbers, check_top_level, explain, known_keys
 from dsob_pl.cli.parts import find_part
+from dsob_pl.cli.seeds import (
+    SeedParts,
+    build_each,
+    check_one_way,
+    config_of_seed,
+    join,
+    parse_seeds,
+    seed_callbacks,
+    seeds_to_go_on_with,
+    shared_callbacks,
+)
 from dsob_pl.data import ReplayDataModule
 from dsob_pl.errors import UsageError
-from dsob_pl.tracking import MLflowLogger, RecordRun
-from dsob_pl.training import BestAndLast, Progress, StopOnNonFiniteLoss, check_fits, read_checkpoint
+from dsob_pl.tracking import MLflowLogger, RecordRun, compact_seeds, seed_loggers
+from dsob_pl.training import BestAndLast, Progress, SeedRuns, StopOnNonFiniteLoss, check_fits, read_checkpoint
+from dsob_pl.training.checkpoint_file import SEEDS_KEY
 
 DEFAULT_MODEL = "dsob_pl.agents.SobolevActorCritic"
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -62,6 +76,9 @@ class CLI(LightningCLI):
     def __init__(self, command: str, arguments: list[str], sources: list[Source]) -> None:
         self.command = command
         self.sources = sources
+        self.seeds: list[int] = []
+        self.parts: dict[int, SeedParts] = {}  # of each of several seeds
+        self.runs: SeedRuns | None = None
         super().__init__(
             L.LightningModule,
             ReplayDataModule,
@@ -87,6 +104,9 @@ class CLI(LightningCLI):
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the seed and the number of threads."""
         parser.add_argument("--seed_everything", type=int, default=0, help="Seed of everything random.")
+        if self.command == "fit":
+            several = "Several seeds at once in place of seed_everything, such as 0-9 or 0,3,7."
+            parser.add_argument("--seeds", type=Any, default=None, help=several)
         parser.add_argument(
             "--threads", type=int | None, default=None, help="CPU threads of torch; null leaves torch's choice."
         )
@@ -110,6 +130,12 @@ class CLI(LightningCLI):
             parts = {"model": find_part(DEFAULT_MODEL, "model"), "trainer.logger": MLflowLogger}
             raise UsageError(explain(error, self.sources, self.command, known, parts)) from error
         check_numbers(self.config[self.command].as_dict())
+        seeds = self.config[self.command].get("seeds")
+        if seeds is not None:
+            check_one_way(self.sources)
+            self.seeds = parse_seeds(seeds)
+            if len(self.seeds) == 1:  # an ordinary run
+                self.config = config_of_seed(self.config, self.command, self.seeds[0])
 
     def _parse_ckpt_path(self) -> None:
         # Lightning's own would let hyperparameters in the checkpoint override the config.
@@ -125,7 +151,10 @@ class CLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Builds data, model and trainer; what their constructors refuse is the user's to correct."""
         try:
-            super().instantiate_classes()
+            if len(self.seeds) > 1:
+                self._instantiate_many()
+            else:
+                super().instantiate_classes()
         except (ValueError, TypeError, RuntimeError, ImportError) as error:
             # jsonargparse wraps what a constructor raises into the list of all types it would have taken.
             links = list(causes(error))
@@ -135,6 +164,23 @@ class CLI(LightningCLI):
             raise UsageError(
                 f"the config could not be built: {shortened(links[-1])} (DSOB_PL_TRACEBACK=1 shows where)"
             ) from error
+
+    def _instantiate_many(self) -> None:
+        """Builds the parts of every seed's run, and joins them in one model, one source of data and one trainer."""
+        self.seeds = seeds_to_go_on_with(self.seeds, self.config[self.command].ckpt_path)
+        self.parts = build_each(self.seeds, self.config, self.command, self.parser.instantiate_classes)
+        self.model, self.datamodule = join(self.parts)
+        first = self.parts[self.seeds[0]]
+        # The trainer's own callbacks are those that all seeds share, and a checkpoint of all of them.
+        own = Namespace({**vars(first.built.trainer), "callbacks": shared_callbacks(first)})
+        joint = Namespace({"trainer": own, "checkpoint": copy.deepcopy(first.built.checkpoint)})
+        self.config_init = Namespace({self.command: joint})
+        self.trainer = self.instantiate_trainer()
+        loggers = {seed: seed_loggers(self.trainer.loggers, seed) for seed in self.seeds}
+        parser = self._parser(self.command)
+        callbacks = {seed: seed_callbacks(part, parser) for seed, part in self.parts.items()}
+        self.runs = SeedRuns(callbacks, loggers)
+        self.runs.attach(self.trainer)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Builds the trainer."""
@@ -150,6 +196,8 @@ class CLI(LightningCLI):
             callbacks = [c for c in callbacks if not isinstance(c, Checkpoint)]
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given):
             callbacks = [*callbacks, Progress()]
+        if self.parts:
+            self.save_config_kwargs = {**self.save_config_kwargs, "seeds": self.seeds}
         if self.command != "fit" and isinstance(config.get("logger"), MLflowLogger):
             config["logger"] = False  # looking at a checkpoint is not a run
         return super()._instantiate_trainer(config, [*callbacks, StopOnNonFiniteLoss()])
@@ -171,7 +219,11 @@ class CLI(LightningCLI):
         arguments = super()._prepare_subcommand_kwargs(subcommand)
         path = arguments.get("ckpt_path")
         if path is not None:
-            check_fits(read_checkpoint(path), self.model, path)
+            content = read_checkpoint(path)
+            if SEEDS_KEY in content and not self.parts:
+                saved = compact_seeds(content[SEEDS_KEY])
+                raise UsageError(f"checkpoint '{path}' is of many seeds; go on with it by --seeds {saved}")
+            check_fits(content, self.model, path)
         return arguments | {"weights_only": True}
 
     @property
@@ -181,6 +233,12 @@ class CLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Says where the run is and what to do with it."""
+        if self.runs is not None:
+            print(self.runs.summary())
+            for logger in self.trainer.loggers:
+                if isinstance(logger, MLflowLogger) and logger.started:
+                    print(f"run {logger.run_id} holds all seeds; see it: mlflow ui")
+            return
         parts = [f"finished at step {self.trainer.global_step:,}"]
         if self.checkpoint is not None and self.checkpoint.best_model_score is not None:
             parts.append(f"best {self.checkpoint.monitor} {float(self.checkpoint.best_model_score):,.1f}")

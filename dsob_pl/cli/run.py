@@ -44,6 +44,9 @@ def run(command: str, arguments: list[str], sources: list[Source]) -> int:
             raise
         print(f"dsob_pl: interrupted; {_kept(cli)}", file=sys.stderr)
         return 130
+    if cli.runs is not None and cli.runs.failed:
+        reasons = "; ".join(f"seed {seed}: {reason}" for seed, reason in cli.runs.failed.items())
+        raise RunFailed(f"{len(cli.runs.failed)} of {len(cli.parts)} seeds failed, the others finished; {reasons}")
     return 0
 
 

@@ -1,0 +1,166 @@
+"""``fit --seeds 0-9``: several seeds of one config in one process."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import (
+    Callback,
+    Checkpoint,
+    DeviceStatsMonitor,
+    ModelSummary,
+    ProgressBar,
+    ThroughputMonitor,
+    Timer,
+)
+from torch import Tensor
+
+from dsob_pl.agents import ManySeeds, SobolevActorCritic
+from dsob_pl.cli.config_files import COMMAND_LINE, Source
+from dsob_pl.data import ManySeedsData
+from dsob_pl.errors import UsageError
+from dsob_pl.tracking import RecordRun, compact_seeds
+from dsob_pl.training import read_checkpoint
+from dsob_pl.training.checkpoint_file import SEEDS_KEY
+
+_LARGEST = 2**32 - 1
+# Against slips of the keyboard; each seed takes networks, replay and environments of its own.
+_MOST = 1000
+_SHARED = (ProgressBar, ModelSummary, Timer, DeviceStatsMonitor, ThroughputMonitor)
+_EXPECTED = "expected numbers and ranges such as 0-9 or 0,3,7"
+
+
+def parse_seeds(value: Any) -> list[int]:
+    """The seeds of ``0-9``, ``0,3,7``, ``0-3,7``, 5 or a list of numbers, in the order given.
+
+    Raises:
+        UsageError: nothing in it, something that is not a seed, a seed twice.
+    """
+    pieces = value if isinstance(value, list) else str(value).split(",")
+    seeds: list[int] = []
+    for piece in pieces:
+        text = str(piece).strip()
+        if not text:
+            raise UsageError(f"seeds: {'no seed' if len(pieces) <= 1 else 'an empty place'} in '{value}'; {_EXPECTED}")
+        match = re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", text)
+        if match is None or isinstance(piece, bool):
+            raise UsageError(f"seeds: '{text}' is not a seed or a range of seeds; {_EXPECTED}")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise UsageError(f"seeds: the range '{text}' runs backwards; did you mean {last}-{first}?")
+        if last > _LARGEST:
+            raise UsageError(f"seeds: expected integers from 0 to 2^32 - 1, got {last}")
+        if last - first >= _MOST:
+            raise UsageError(f"seeds: '{text}' are {last - first + 1} seeds; at most {_MOST} fit into one process")
+        seeds += range(first, last + 1)
+    if not seeds:
+        raise UsageError(f"seeds: no seed in '{value}'; {_EXPECTED}")
+    twice = next((seed for i, seed in enumerate(seeds) if seed in seeds[:i]), None)
+    if twice is not None:
+        raise UsageError(f"seeds: {twice} is given twice")
+    return seeds
+
+
+def check_one_way(sources: list[Source]) -> None:
+    """Raises UsageError where seed_everything is given beside seeds, or after them.
+
+    A seed_everything in an earlier config file is a default that ``--seeds`` replaces, like any other value.
+    """
+    for i, source in enumerate(sources):
+        if "seeds" not in source.tree or source.tree["seeds"] is None:
+            continue
+        for later in sources[i:]:
+            if "seed_everything" in later.tree:
+                where = "" if later.label == COMMAND_LINE else f"{later.label}: "
+                raise UsageError(f"{where}seed_everything: cannot be given together with seeds; leave out one of them")
+
+
+def config_of_seed(config: Namespace, command: str, seed: int) -> Namespace:
+    """A copy of the parsed config as it would be with ``--seed_everything seed`` in place of ``--seeds``."""
+    own = config.clone()
+    own[command].seed_everything = seed
+    own[command].seeds = None
+    own[command].data.seed = seed  # linked when the command line was parsed
+    return own
+
+
+class SeedParts(NamedTuple):
+    """What a run of one seed alone would be made of.
+
+    Attributes:
+        config: its config.
+        built: what the parser made of it: model, data, checkpoint, callbacks and loggers.
+        generator: state of torch's generator after that, where training would go on drawing.
+    """
+
+    config: Namespace
+    built: Namespace
+    generator: Tensor
+
+
+def build_each(
+    seeds: list[int], config: Namespace, command: str, build: Callable[[Namespace], Namespace]
+) -> dict[int, SeedParts]:
+    """Builds the parts of every seed as a run of it alone would: seeded first, then data, then model."""
+    parts = {}
+    for seed in seeds:
+        own = config_of_seed(config, command, seed)
+        L.seed_everything(seed, workers=True, verbose=False)
+        built = build(own)
+        parts[seed] = SeedParts(own[command], built[command], torch.get_rng_state())
+    return parts
+
+
+def join(parts: dict[int, SeedParts]) -> tuple[ManySeeds, ManySeedsData]:
+    """All seeds as one model and one source of data.
+
+    Raises:
+        UsageError: the model is not an agent; its parts cannot be stacked.
+    """
+    each = list(parts.values())
+    model = each[0].built.model
+    if not isinstance(model, SobolevActorCritic):
+        raise UsageError(f"seeds: many seeds train a SobolevActorCritic; {type(model).__name__} takes one at a time")
+    many = ManySeeds([part.built.model for part in each], list(parts), [part.generator for part in each])
+    return many, ManySeedsData([part.built.data for part in each])
+
+
+def shared_callbacks(part: SeedParts) -> list[Callback]:
+    """The configured callbacks that look at the process and not at a run."""
+    return [callback for callback in _callbacks(part) if isinstance(callback, _SHARED)]
+
+
+def seed_callbacks(part: SeedParts, parser: Any) -> list[Callback]:
+    """What a run of one seed alone would call: the configured callbacks, its checkpoints, and its record."""
+    own = [callback for callback in _callbacks(part) if not isinstance(callback, _SHARED)]
+    if part.config.trainer.enable_checkpointing is not False and not any(isinstance(c, Checkpoint) for c in own):
+        own.append(part.built.checkpoint)
+    if part.config.trainer.fast_dev_run:
+        return own
+    return [*own, RecordRun(parser, part.config, save_to_log_dir=False)]
+
+
+def seeds_to_go_on_with(seeds: list[int], ckpt_path: str | None) -> list[int]:
+    """``seeds``, or those of them that were still running in the checkpoint to go on from.
+
+    Raises:
+        UsageError: the checkpoint is that of one seed, or of others.
+    """
+    if ckpt_path is None:
+        return seeds
+    saved = read_checkpoint(ckpt_path).get(SEEDS_KEY)
+    if saved is None:
+        raise UsageError(f"checkpoint '{ckpt_path}' is that of one seed; go on with it without seeds")
+    if not set(saved) <= set(seeds):
+        raise UsageError(f"checkpoint '{ckpt_path}' holds the seeds {compact_seeds(saved)}, not {compact_seeds(seeds)}")
+    return list(saved)
+
+
+def _callbacks(part: SeedParts) -> list[Callback]:
+    given = part.built.trainer.callbacks or []
+    return given if isinstance(given, list) else [given]
