@@ -119,7 +119,8 @@ class GroundTruth(L.Callback):
             titles = [f"s = {_short(s)}, a = {_short(a)}" for s, a in zip(self._s[:n], self._a[:n])]
             figure = truth_figure(learned, self.truth(pl_module)[:n], self._problem.observation_size, titles)
             log_figure(trainer, figure, "figures/ground_truth.png")
-        print(self.table())
+        seed = getattr(trainer, "seed", None)  # where it is one of many
+        print(self.table() if seed is None else f"seed {seed}: {self.table()}")
 
     def truth(self, agent: SobolevActorCritic) -> Tensor:
         """True samples ``[R, samples, 1+S+A]`` of the agent's policy; drawn once where that does not learn."""

@@ -59,11 +59,13 @@ class RecordRun(SaveConfigCallback):
     @rank_zero_only
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Writes config, parameters and tags to every logger, and puts the config into the checkpoints to come."""
-        text = self.parser.dump(self.config, skip_unset=False)
+        config = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
+        # One way of giving seeds, so that the file can be run, validated and tested as it is.
+        config.pop("seed_everything" if self.seeds else "seeds", None)
+        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, BestAndLast):
                 callback.config = text
-        config = yaml.safe_load(text)
         files = self.config.get("config") or []
         overlays = [Path(str(getattr(file, "relative", file))).stem for file in files[1:]]
         experiment, run = run_names(config, overlays, self.seeds)

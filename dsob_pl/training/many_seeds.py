@@ -29,6 +29,7 @@ _FORWARDED = (
     "on_train_batch_start",
     "on_train_epoch_end",
     "on_train_end",
+    "on_fit_end",
     *(
         f"on_{stage}_{moment}"
         for stage in ("validation", "test")
@@ -87,7 +88,7 @@ class SeedRuns(L.Callback):
                 if isinstance(callback, BestAndLast) and callback.best_model_score is not None:
                     parts.append(f"best {callback.monitor} {float(callback.best_model_score):,.1f}")
             runs = [x for x in self.loggers[seed] if getattr(x, "started", True)]
-            parts += [f"run {logger.version}" for logger in runs]
+            parts += [f"run {logger.version}" for logger in runs if logger.version]
             lines.append(f"seed {seed}: {'; '.join(parts) or 'finished'}")
         return "\n".join(lines)
 
@@ -139,10 +140,6 @@ class SeedRuns(L.Callback):
         for own in self._trainers.values():
             _end(own, exception)
         self._trainers = {}
-
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Calls the callbacks."""
-        self._forward("on_fit_end")
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Ends the runs as FINISHED."""

@@ -165,6 +165,9 @@ def test_a_run_of_many_seeds_goes_on_from_its_checkpoint(tiny, capfd):
     assert content["state_dict"]["stack.critic"].shape[0] == 2
     assert main([*options, "--seeds=0-1", "--trainer.max_steps=60", f"--ckpt_path={last}"]) == 0
     assert "finished at step 60" in capfd.readouterr().out
+    # The parent's config says all of it, and is run as it is.
+    config = last.parents[1] / "config.yaml"
+    assert main(["fit", "--config", str(config), "--trainer.max_steps=32"]) == 0
     # Not those seeds, a single seed, or the checkpoint of a single seed.
     child = next(run for run in runs_of(tiny) if run.data.tags.get("seed") == "0")
     own = Path(child.info.artifact_uri.removeprefix("file://")) / "checkpoints" / "last.ckpt"

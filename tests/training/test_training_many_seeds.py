@@ -325,5 +325,7 @@ def test_a_given_folder_is_divided_and_the_replay_left_out() -> None:
 
 def test_a_fast_development_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Fit([1, 2], [MLflowLogger()])(fast_dev_run=2)
+    fit = Fit([1, 2], [MLflowLogger()])
+    fit(fast_dev_run=2)
     assert list(tmp_path.iterdir()) == []
+    assert fit.runs.summary().splitlines() == ["finished at step 2", "seed 1: finished", "seed 2: finished"]
