@@ -164,6 +164,9 @@ def main() -> None:
         print(table())
         return
     os.chdir(ROOT)
+    from dsob_pl.cli.memory import keep_freed_memory
+
+    keep_freed_memory()  # as the command line does
     for name, cell in cells().items():
         if options.only in name:
             store(measure(name, cell, options.turns))

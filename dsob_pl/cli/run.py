@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 from dsob_pl.cli.config_files import Source, option_values
 from dsob_pl.cli.lightning_cli import CLI, relative, shortened
+from dsob_pl.cli.memory import keep_freed_memory
 from dsob_pl.errors import RunFailed, UsageError
 from dsob_pl.training import checkpoint_config, read_checkpoint
 
@@ -22,6 +23,7 @@ def run(command: str, arguments: list[str], sources: list[Source]) -> int:
         RunFailed: the run cannot go on; names the last good checkpoint.
     """
     quiet()
+    keep_freed_memory()
     if command != "fit" and len(sources) == 1:
         # The settings of the run that wrote the checkpoint; jsonargparse takes the text of a config for its file.
         for path in option_values(arguments, "--ckpt_path")[-1:]:

@@ -60,6 +60,11 @@ def ensemble_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
 
     A leading dimension of 1 in x gives every member the same rows.
     """
+    if weight.shape[-1] == 1:
+        # A batched product by a single column, and its backward pass, take as long as one by sixty columns.
+        column = weight.mT.reshape(weight.shape[0], *[1] * (x.dim() - 2), weight.shape[-2])
+        product = (x * column).sum(-1, keepdim=True)
+        return product if bias is None else product + bias.reshape(-1, *[1] * (x.dim() - 1))
     # Rows are laid out flat: one product per member, where broadcasting in `@` would make one for every transition.
     shape = (weight.shape[0], *x.shape[1:-1])
     rows = x.expand(*shape, x.shape[-1]).reshape(shape[0], math.prod(shape[1:]), x.shape[-1])
@@ -220,3 +225,9 @@ class MLP(nn.Sequential):
         for a, b in itertools.pairwise(widths):
             layers += [nn.Linear(a, b), activation_by_name(activation)]
         super().__init__(*layers, nn.Linear(widths[-1], out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x [..., in] -> [..., out]``."""
+        # Rows are laid out flat: under vmap a layer is then one batched product, where more dimensions would have its
+        # weights copied for each of them.
+        return super().forward(x.flatten(0, -2)).unflatten(0, x.shape[:-1]) if x.dim() > 2 else super().forward(x)
