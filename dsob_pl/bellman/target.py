@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dsob_pl.bellman.overestimation import OverestimationCorrection
 from dsob_pl.bellman.sobolev import SobolevOrder, with_gradients
-from dsob_pl.critics import Critic
+from dsob_pl.critics import Critic, full_rows
 from dsob_pl.world_models import Prediction
 
 Policy = Callable[[Tensor], Tensor]
@@ -42,7 +42,7 @@ def backup(
         step: world model.
         policy: target policy.
         critic: target critics, E members.
-        s: ``[E, ..., S]``, slab e for member e.
+        s: ``[E, ..., S]``, slab e for member e; or ``[1, ..., S]``, one step that all members share, and so on below.
         a: ``[E, ..., A]``.
         eps: noise of the world model ``[E, ..., noise_size]``; the same for all members, it puts them at the same s'.
         noise: noise of the critics ``[E, ..., K]``.
@@ -52,7 +52,7 @@ def backup(
         ``[E, ...]``, with its graph.
     """
     prediction = step(s, a, eps)
-    z = critic(prediction.s_next, policy(prediction.s_next), noise)
+    z = critic(*full_rows(prediction.s_next, policy(prediction.s_next), noise))
     return prediction.r + gamma * prediction.continuation * z
 
 
@@ -90,11 +90,12 @@ def sobolev_target(
     Returns:
         ``[B, M', D]`` detached, with M' samples after the correction.
     """
-    # Every member and every sample has rows of its own, so that one backward pass gives all derivatives; all members
-    # share the model's draws, or the lower of two would be the lower of two next states as well.
+    # Every member and every sample has rows of its own where there are derivatives, so that one backward pass gives all
+    # of them; all members share the model's draws, or the lower of two would be the lower of two next states as well.
     members, (batch, count) = critic.ensemble_size, eps.shape[:2]
-    s, a = (x.unsqueeze(1).expand(members, batch, count, -1) for x in (s, a))
-    eps, noise = (x.expand(members, *x.shape) for x in (eps, noise))
+    steps = 1 if order is SobolevOrder.NONE else members
+    s, a = (x.unsqueeze(1).expand(steps, batch, count, -1) for x in (s, a))
+    eps, noise = eps.expand(steps, *eps.shape), noise.expand(members, *noise.shape)
 
     def returns(s: Tensor, a: Tensor) -> Tensor:
         return backup(step, policy, critic, s, a, eps, noise, gamma)

@@ -26,6 +26,20 @@ class Divergence(ABC):
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """``(x [..., N, D] predicted, y [..., M, D] target) -> [...]``."""
 
+    def objective(self, x: Tensor, y: Tensor) -> Tensor:
+        """What training minimises: its first derivative in x is the divergence's, its value may be another by y alone.
+
+        By default the divergence. A subclass may leave out what costs time and depends on the targets only.
+        """
+        return self(x, y)
+
+    def at_levels(self, tau: Tensor | None) -> Divergence:
+        """This divergence for predicted samples that are quantiles of levels ``tau [..., N]``, None where they are not.
+
+        By default levels do not matter.
+        """
+        return self
+
 
 def check_samples(name: str, x: Tensor, y: Tensor) -> None:
     """Raises ValueError unless ``x`` is ``[..., N, D]`` and ``y`` is ``[..., M, D]`` with N, M, D at least 1.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,10 @@ class Kernel(ABC):
         _, pull_back = torch.func.vjp(self.profile, squared)[:2]
         return pull_back(torch.ones_like(squared))[0]
 
+    def profile_and_slope(self, squared: Tensor) -> tuple[Tensor, Tensor]:
+        """Both at once, for kernels in which they have something in common."""
+        return self.profile(squared), self.slope(squared)
+
     def __call__(self, u: Tensor, v: Tensor) -> Tensor:
         """``(u [..., N, D], v [..., M, D]) -> k(u_i, v_j) [..., N, M]``."""
         return self.profile(squared_distances(u, v))
@@ -32,7 +37,45 @@ class Kernel(ABC):
 def squared_distances(u: Tensor, v: Tensor) -> Tensor:
     """``|u_i - v_j|^2`` of all pairs: ``(u [..., N, D], v [..., M, D]) -> [..., N, M]``, exactly 0 for equal points."""
     # Not |u|^2 + |v|^2 - 2 <u, v>: that cancels, and a multiquadric with h = 100 magnifies what is left of it.
-    return (u.unsqueeze(-2) - v.unsqueeze(-3)).square().sum(-1)
+    return (u - v.mT).square() if u.shape[-1] == 1 else _SquaredDistances.apply(u, v)
+
+
+class _SquaredDistances(torch.autograd.Function):
+    """Of all pairs, without the differences ``[..., N, M, D]`` in memory: there they cost more than all the rest.
+
+    Differentiable any number of times, in both modes: the derivatives are made of differentiable operations.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(u: Tensor, v: Tensor) -> Tensor:
+        return torch.cdist(u, v, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        u, v = ctx.saved_tensors
+        # sum_j g_ij (u_i - v_j) = (sum_j g_ij) u_i - sum_j g_ij v_j: from a point among the samples, wherever they lie,
+        # or the difference of two large numbers would be left.
+        centre = v.detach().mean(-2, keepdim=True)
+        u, v = u - centre, v - centre
+        of_u = of_v = None
+        if ctx.needs_input_grad[0]:
+            of_u = 2 * (gradient.sum(-1).unsqueeze(-1) * u - gradient @ v)
+        if ctx.needs_input_grad[1]:
+            of_v = 2 * (gradient.sum(-2).unsqueeze(-1) * v - gradient.mT @ u)
+        return of_u, of_v
+
+    @staticmethod
+    def jvp(ctx: Any, of_u: Tensor, of_v: Tensor) -> Tensor:
+        u, v = ctx.saved_tensors
+        difference, change = (a.unsqueeze(-2) - b.unsqueeze(-3) for a, b in ((u, v), (of_u, of_v)))
+        return 2 * (difference * change).sum(-1)
 
 
 class Multiquadric(Kernel):
@@ -59,6 +102,12 @@ class Multiquadric(Kernel):
     def slope(self, squared: Tensor) -> Tensor:
         """``-h^2 / (2 sqrt(1 + h^2 s))``."""
         return -(self.bandwidth**2) / 2 * (1 + self.bandwidth**2 * squared).rsqrt()
+
+    def profile_and_slope(self, squared: Tensor) -> tuple[Tensor, Tensor]:
+        """Both from one root."""
+        inside = 1 + self.bandwidth**2 * squared
+        slope = -(self.bandwidth**2) / 2 * inside.rsqrt()
+        return 2 / self.bandwidth**2 * inside * slope, slope
 
 
 class EnergyDistance(Kernel):

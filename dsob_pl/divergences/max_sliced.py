@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from dsob_pl.divergences.base import Divergence, check_choice, check_positive, check_samples
 from dsob_pl.divergences.kernels import Kernel, Multiquadric
-from dsob_pl.divergences.mmd import Estimator, mmd_squared, pair_weights
+from dsob_pl.divergences.mmd import Estimator, mmd_objective, mmd_squared, pair_weights
 from dsob_pl.errors import UsageError
 
 Direction = Literal["batch", "transition", "cross_fitted"]
@@ -58,32 +59,35 @@ def fit_direction(
     check_choice("estimator", estimator, get_args(Estimator))
     # The supremum's derivative is that of the slice at which it is taken (envelope theorem): theta is a constant.
     x, y = x.detach(), y.detach()
-    z = torch.cat([x, y], dim=-2)
-    weights = _pooled_weights(x.shape[-2], y.shape[-2], estimator, z)
+    weights = _pooled_weights(x.shape[-2], y.shape[-2], estimator, x)
     shared = shared and x.ndim > 2
+    # From here on the batch comes last, samples [N+M, D, ...] and theta [D, ...]: the inner loops then run over
+    # thousands of transitions and not over a handful of components.
+    z = torch.cat([x, y], dim=-2).movedim((-2, -1), (0, 1)).contiguous()
+    weights = weights.reshape(*weights.shape, *[1] * (z.ndim - 2))
 
     def value_and_gradient(theta: Tensor) -> tuple[Tensor, Tensor]:
         # MMD^2 = sum_ij w_ij f(d_ij^2) with d_ij = <theta, z_i - z_j>; w is symmetric and d antisymmetric, so its
         # gradient sum_ij w_ij f'(d_ij^2) 2 d_ij (z_i - z_j) is 4 sum_i z_i sum_j w_ij f'(d_ij^2) d_ij.
-        points = project(z, theta)
-        difference = points - points.mT
-        squared = difference.square()
-        value = (weights * kernel.profile(squared)).sum((-2, -1)).unsqueeze(-1)
-        force = 4 * (weights * kernel.slope(squared) * difference).sum(-1, keepdim=True)
-        gradient = (force.mT @ z).squeeze(-2)
-        return (value.mean(-2, keepdim=True), gradient.mean(-2, keepdim=True)) if shared else (value, gradient)
+        points = (z * theta).sum(1)
+        difference = points.unsqueeze(1) - points
+        profile, slope = kernel.profile_and_slope(difference.square())
+        value = (weights * profile).sum((0, 1))
+        force = 4 * (weights * slope * difference).sum(1)
+        gradient = (force.unsqueeze(1) * z).sum(0)
+        return (value.mean(-1, keepdim=True), gradient.mean(-1, keepdim=True)) if shared else (value, gradient)
 
-    theta = _start(x.mean(-2) - y.mean(-2), shared)
+    theta = _start((x.mean(-2) - y.mean(-2)).movedim(-1, 0), shared)
     value, gradient = value_and_gradient(theta)
     best, best_value = theta, value
     for step in range(steps):
-        tangent = gradient - (gradient * theta).sum(-1, keepdim=True) * theta
+        tangent = gradient - (gradient * theta).sum(0) * theta
         turn = _unit(tangent, otherwise=torch.zeros_like(tangent))
         theta = _unit(theta + step_size * 0.5**step * turn, otherwise=theta)
         value, gradient = value_and_gradient(theta)
         best = torch.where(value > best_value, theta, best)
         best_value = torch.maximum(value, best_value)
-    return best.detach()
+    return best.movedim(0, -1).detach()
 
 
 def _pooled_weights(n: int, m: int, estimator: Estimator, like: Tensor) -> Tensor:
@@ -95,24 +99,24 @@ def _pooled_weights(n: int, m: int, estimator: Estimator, like: Tensor) -> Tenso
 
 
 def _start(difference: Tensor, shared: bool) -> Tensor:
-    """Where the ascent starts, given the mean differences ``[..., D]``: ``[..., D]``, shared ``[..., 1, D]``."""
+    """Where the ascent starts, given the mean differences ``[D, ...]``: ``[D, ...]``, shared ``[D, ..., 1]``."""
     # Unequal entries: a law that is symmetric in two components has a critical point where they are equal.
-    fallback = 1 / torch.arange(1, difference.shape[-1] + 1, dtype=difference.dtype, device=difference.device)
-    fallback = fallback / fallback.norm()
+    fallback = 1 / torch.arange(1, difference.shape[0] + 1, dtype=difference.dtype, device=difference.device)
+    fallback = (fallback / fallback.norm()).reshape(-1, *[1] * (difference.ndim - 1))
     if not shared:
         return _unit(difference, otherwise=fallback)
-    theta = _unit(difference.mean(-2, keepdim=True), otherwise=fallback)
+    theta = _unit(difference.mean(-1, keepdim=True), otherwise=fallback)
     # Three power iterations of mean_b difference_b difference_b^T. MMD^2 is the same for theta and -theta, but the
     # differences of transitions that are off in opposite directions cancel in their mean.
     for _ in range(3):
-        along = (difference * theta).sum(-1, keepdim=True)
-        theta = _unit((along * difference).mean(-2, keepdim=True), otherwise=theta)
+        along = (difference * theta).sum(0)
+        theta = _unit((along * difference).mean(-1, keepdim=True), otherwise=theta)
     return theta
 
 
 def _unit(v: Tensor, otherwise: Tensor) -> Tensor:
-    """``v / |v|`` along the last dimension, or ``otherwise`` where the norm vanishes or is not finite."""
-    norm = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
+    """``v / |v|`` along the first dimension, or ``otherwise`` where the norm vanishes or is not finite."""
+    norm = torch.linalg.vector_norm(v, dim=0)
     return torch.where((norm > torch.finfo(v.dtype).tiny ** 0.5) & (norm < torch.inf), v / norm, otherwise)
 
 
@@ -164,22 +168,33 @@ class MaxSlicedMMD(Divergence):
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """``(x [..., N, D], y [..., M, D]) -> [...]``."""
+        return self._evaluate(x, y, mmd_squared)
+
+    def objective(self, x: Tensor, y: Tensor) -> Tensor:
+        """Without the term ``mean k(y, y')`` of the slice."""
+        return self._evaluate(x, y, mmd_objective)
+
+    def _evaluate(self, x: Tensor, y: Tensor, mmd: Callable[[Tensor, Tensor, Kernel, Estimator], Tensor]) -> Tensor:
         check_samples("MaxSlicedMMD", x, y)
         # Nothing but differences matters, yet here they are taken after projecting: without this, float32 would blur
         # returns that are large compared with their spread.
         centre = y.detach().mean(-2, keepdim=True)
         x, y = x - centre, y - centre
+
+        def along(x: Tensor, y: Tensor, theta: Tensor) -> Tensor:
+            return mmd(project(x, theta), project(y, theta), self.kernel, self.estimator)
+
         if self.direction != "cross_fitted":
-            return self._slice(x, y, self._fit(x, y))
+            return along(x, y, self._fit(x, y))
         (x0, x1), (y0, y1) = _halves("x", x), _halves("y", y)
-        return (self._slice(x1, y1, self._fit(x0, y0)) + self._slice(x0, y0, self._fit(x1, y1))) / 2
+        if x0.shape == x1.shape and y0.shape == y1.shape:  # both folds in one go
+            x, y = torch.stack([x0, x1]), torch.stack([y0, y1])
+            return along(x, y, self._fit(x, y).flip(0)).mean(0)
+        return (along(x1, y1, self._fit(x0, y0)) + along(x0, y0, self._fit(x1, y1))) / 2
 
     def _fit(self, x: Tensor, y: Tensor) -> Tensor:
         shared = self.direction == "batch"
         return fit_direction(x, y, self.kernel, self.estimator, self.ascent_steps, self.step_size, shared)
-
-    def _slice(self, x: Tensor, y: Tensor, theta: Tensor) -> Tensor:
-        return mmd_squared(project(x, theta), project(y, theta), self.kernel, self.estimator)
 
 
 def _halves(name: str, samples: Tensor) -> tuple[Tensor, Tensor]:

@@ -48,11 +48,18 @@ def mmd_squared(x: Tensor, y: Tensor, kernel: Kernel, estimator: Estimator = "un
         ValueError: shapes that do not fit.
         UsageError: unknown estimator.
     """
+    of_x = mmd_objective(x, y, kernel, estimator)
+    return of_x + (pair_weights(y.shape[-2], estimator, y) * kernel(y, y)).sum((-2, -1))
+
+
+def mmd_objective(x: Tensor, y: Tensor, kernel: Kernel, estimator: Estimator = "unbiased") -> Tensor:
+    """The terms of MMD^2 in which x occurs, ``mean k(x, x') - 2 mean k(x, y)``; see :func:`mmd_squared`."""
     check_samples("MMD", x, y)
     check_choice("estimator", estimator, get_args(Estimator))
-    within_x = (pair_weights(x.shape[-2], estimator, x) * kernel(x, x)).sum((-2, -1))
-    within_y = (pair_weights(y.shape[-2], estimator, y) * kernel(y, y)).sum((-2, -1))
-    return within_x + within_y - 2 * kernel(x, y).mean((-2, -1))
+    n, m = x.shape[-2], y.shape[-2]
+    across = torch.full((n, m), -2 / (n * m), dtype=x.dtype, device=x.device)
+    weights = torch.cat([pair_weights(n, estimator, x), across], 1)
+    return (weights * kernel(x, torch.cat([x, y], -2))).sum((-2, -1))
 
 
 class MMD(Divergence):
@@ -74,3 +81,7 @@ class MMD(Divergence):
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """``(x [..., N, D], y [..., M, D]) -> [...]``."""
         return mmd_squared(x, y, self.kernel, self.estimator)
+
+    def objective(self, x: Tensor, y: Tensor) -> Tensor:
+        """Without the term ``mean k(y, y')``."""
+        return mmd_objective(x, y, self.kernel, self.estimator)

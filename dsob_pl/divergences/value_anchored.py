@@ -30,3 +30,13 @@ class ValueAnchored(Divergence):
         """``(x [..., N, D], y [..., M, D]) -> [...]``."""
         check_samples("ValueAnchored", x, y)
         return self.divergence(x, y) + self.weight * self.value_divergence(x[..., :1], y[..., :1])
+
+    def at_levels(self, tau: Tensor | None) -> ValueAnchored:
+        """See :meth:`Divergence.at_levels`; both parts are told."""
+        return ValueAnchored(self.divergence.at_levels(tau), self.value_divergence.at_levels(tau), self.weight)
+
+    def objective(self, x: Tensor, y: Tensor) -> Tensor:
+        """The same sum of the parts' objectives."""
+        check_samples("ValueAnchored", x, y)
+        value = self.value_divergence.objective(x[..., :1], y[..., :1])
+        return self.divergence.objective(x, y) + self.weight * value

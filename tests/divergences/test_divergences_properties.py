@@ -18,8 +18,10 @@ from dsob_pl.divergences import (
     EnergyDistance,
     Huber,
     MaxSlicedMMD,
+    MaxSlicedWasserstein,
     Multiquadric,
     QuantileHuber,
+    SlicedWasserstein,
     SobolevHuber,
     SquaredError,
     ValueAnchored,
@@ -47,7 +49,11 @@ ANCHORED: dict[str, Divergence] = {
     "anchored-huber": ValueAnchored(MaxSlicedMMD(EnergyDistance(), direction="transition"), Huber(), weight=2.0),
 }
 QUANTILE: dict[str, Divergence] = {"quantile": QuantileHuber(0.7)}
-ALL = MMDS | SLICED | REGRESSION | ANCHORED | QUANTILE
+TRANSPORT: dict[str, Divergence] = {
+    **{f"wasserstein-{p}": SlicedWasserstein(p, directions=16) for p in (1, 2)},
+    **{f"max-wasserstein-{direction}": MaxSlicedWasserstein(2, direction) for direction in ("batch", "transition")},
+}
+ALL = MMDS | SLICED | REGRESSION | ANCHORED | QUANTILE | TRANSPORT
 # those that know lengths of whole vectors alone
 ROTATED: dict[str, Divergence] = MMDS | SLICED | {"huber": Huber(0.7), "equal_weights": SquaredError()}
 
@@ -132,7 +138,7 @@ def test_nan_is_seen_and_stays_in_its_transition(name: str, side: int) -> None:
         close(loss[::2], expected[::2])
 
 
-@over(MMDS, SLICED, leave_out="unbiased")
+@over(MMDS, SLICED, TRANSPORT, leave_out="unbiased")
 @examples
 @given(sample_sets(), st.randoms(use_true_random=False))
 def test_zero_on_equal_sets(name: str, sets: tuple[Tensor, Tensor], random: object) -> None:
@@ -163,7 +169,7 @@ def test_the_biased_estimator_is_never_negative(name: str, sets: tuple[Tensor, T
     assert (ALL[name](*sets) >= -1e-12).all()
 
 
-@over(MMDS, SLICED, REGRESSION, ANCHORED)
+@over(MMDS, SLICED, REGRESSION, ANCHORED, TRANSPORT)
 @examples
 @given(sample_sets(generic=True))
 def test_symmetry(name: str, sets: tuple[Tensor, Tensor]) -> None:
