@@ -2,19 +2,31 @@
 
 from dsob_pl.envs.problems.base import Outcome, Problem
 from dsob_pl.envs.problems.environment import ProblemEnv, register_problems
+from dsob_pl.envs.problems.jack import Jack
 from dsob_pl.envs.problems.linear_quadratic import LinearQuadratic, LinearQuadraticReturn
+from dsob_pl.envs.problems.optimum import Plan, normalized_score, plan, reference, score_of
+from dsob_pl.envs.problems.planar import PlanarProblem
 from dsob_pl.envs.problems.point_mass import PointMass
 from dsob_pl.envs.problems.reward_chain import RewardChain
 from dsob_pl.envs.problems.rotation import Rotation
+from dsob_pl.envs.problems.summit import Summit
 
 __all__ = [
+    "Jack",
     "LinearQuadratic",
     "LinearQuadraticReturn",
     "Outcome",
+    "Plan",
+    "PlanarProblem",
     "PointMass",
     "Problem",
     "ProblemEnv",
     "RewardChain",
     "Rotation",
+    "Summit",
+    "normalized_score",
+    "plan",
+    "reference",
     "register_problems",
+    "score_of",
 ]

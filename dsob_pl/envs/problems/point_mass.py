@@ -10,13 +10,20 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from dsob_pl.envs.problems.arguments import integer, not_negative, real
-from dsob_pl.envs.problems.base import Outcome, Problem
+from dsob_pl.envs.problems.base import Outcome
+from dsob_pl.envs.problems.planar import (
+    PlanarProblem,
+    choice_nodes,
+    choice_thresholds,
+    gaussian_nodes,
+    product_nodes,
+)
 from dsob_pl.errors import UsageError, nearest
 
 _DRAWS = ("step", "end")
 
 
-class PointMass(Problem):
+class PointMass(PlanarProblem):
     """``p' = p + step_size a + noise eps`` in the plane, paid by a bump around one of N locations, drawn each time.
 
     Location k is drawn with probability ``weights[k]`` and pays ``b_k = heights[k] exp(-|p' - centres[k]|^2 / (2
@@ -49,8 +56,6 @@ class PointMass(Problem):
         UsageError: a number that is not finite or out of its range, or another ``draw``.
     """
 
-    observation_size = 2
-    action_size = 2
     weights: Tensor
     _locations: Tensor
     _thresholds: Tensor
@@ -92,7 +97,7 @@ class PointMass(Problem):
         radius, weight, height = 0.8 + 0.8 * radius, 0.5 + weight, 0.5 + height
         weight = weight / weight.sum()
         # As thresholds of the normal number itself: eps is above the k-th where Phi(eps) is above the k-th probability.
-        thresholds = torch.special.ndtri(weight.cumsum(0)[:-1])
+        thresholds = choice_thresholds(weight)
         end = torch.special.ndtri(torch.tensor(self.end_probability, dtype=torch.float64))
         constants = {
             "_locations": torch.stack([radius * angle.cos(), radius * angle.sin(), height], -1),
@@ -126,6 +131,15 @@ class PointMass(Problem):
         terminated = (eps[..., 3] < self._end).to(r.dtype)
         return Outcome(p, terminated * r, terminated)
 
-    def initial_state(self, eps: Tensor) -> Tensor:
-        """``eps [..., 2] -> s [..., 2]``: uniform in the square."""
-        return self.spread * (2 * torch.special.ndtr(eps) - 1)
+    @property
+    def reach(self) -> float:
+        """Where the locations and first positions end, and some room."""
+        return max(self.spread, float(self.centres.norm(dim=-1).max())) + 10 * self.noise
+
+    def noise_nodes(self, order: int) -> tuple[Tensor, Tensor]:
+        """As in ``PlanarProblem``, with ``Q = order^2 N``, twice that with ``draw="end"``."""
+        axis, location = gaussian_nodes(order), choice_nodes(self.weights.cpu())
+        if self.draw == "step":
+            return product_nodes(axis, axis, location)
+        end = choice_nodes(torch.tensor([self.end_probability, 1 - self.end_probability], dtype=torch.float64))
+        return product_nodes(axis, axis, location, end)
