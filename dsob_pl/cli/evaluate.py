@@ -29,7 +29,9 @@ def _at_least(minimum: int) -> Any:
 def parser() -> argparse.ArgumentParser:
     """The options of ``evaluate``."""
     result = _Parser(
-        prog="python -m dsob_pl evaluate", description="Noise-free episodes of a trained policy.", allow_abbrev=False
+        prog="python -m dsob_pl evaluate",
+        description="Episodes of a trained policy, without exploration.",
+        allow_abbrev=False,
     )
     source = result.add_mutually_exclusive_group(required=True)
     source.add_argument("--run", metavar="RUN_ID", help="id of a run, or the beginning of one")
@@ -40,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
         "--seed", type=_at_least(0), metavar="S", help="reset seed of the first episode (that of the run's evaluations)"
     )
     result.add_argument("--env_id", metavar="ID", help="evaluate in another environment than the run's")
+    result.add_argument(
+        "--clean", action="store_true", help="leave out the noise that the run's config has (data.noise)"
+    )
     result.add_argument("--video", metavar="MP4", help="record one more episode, with the first seed, to this file")
     result.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     result.add_argument("--tracking_uri", metavar="URI", help="MLflow's (sqlite:///mlflow.db)")
@@ -71,7 +76,7 @@ def evaluate(arguments: list[str]) -> int:
 def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from dsob_pl.cli.loading import load
+    from dsob_pl.cli.loading import build_noise, load
     from dsob_pl.envs import make_env, record_video, run_episodes
 
     try:
@@ -85,12 +90,13 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     data = config.get("data", {})
     env_id = options.env_id or data["env_id"]
     env_kwargs = data.get("env_kwargs") if options.env_id is None else None
+    noise = [] if options.clean else build_noise(config)
     first = data.get("evaluation_seed", 10_000) if options.seed is None else options.seed
     gamma = float(getattr(agent, "gamma", 1.0))
 
     seeds = list(range(first, first + options.episodes))
     count = min(options.episodes, PARALLEL_ENVIRONMENTS)
-    envs = [make_env(env_id, env_kwargs=env_kwargs) for _ in range(count)]
+    envs = [make_env(env_id, env_kwargs=env_kwargs, noise=noise) for _ in range(count)]
     for space in ("observation", "action"):
         own, there = sizes.get(f"{space}_size"), getattr(envs[0], f"{space}_space").shape[0]
         if own != there:
@@ -103,10 +109,12 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
         for field in ("returns", "lengths", "discounted_returns")
     )
     if options.video:
-        record_video(env_id, agent.act, options.video, first, env_kwargs=env_kwargs, gamma=gamma, device=device)
+        made = dict[str, Any](env_kwargs=env_kwargs, noise=noise, gamma=gamma, device=device)
+        record_video(env_id, agent.act, options.video, first, **made)
     return {
         "checkpoint": str(path),
         "env_id": env_id,
+        "noise": [] if options.clean else data.get("noise") or [],
         "episodes": options.episodes,
         "seed": first,
         "return": _statistics(returns),
@@ -115,6 +123,10 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
         "returns": returns.tolist(),
         "video": options.video,
     }
+
+
+def _class_path(noise: Any) -> str:
+    return str(noise["class_path"] if isinstance(noise, dict) else noise)
 
 
 def _statistics(values: Any) -> dict[str, float | None]:
@@ -128,7 +140,9 @@ def _statistics(values: Any) -> dict[str, float | None]:
 
 
 def _table(result: dict[str, Any]) -> str:
-    lines = [f"{result['env_id']}, {result['episodes']} episodes from seed {result['seed']}, {result['checkpoint']}"]
+    names = [text.rpartition(".")[2] for text in (_class_path(noise) for noise in result["noise"])]
+    name = " with ".join([result["env_id"], *([", ".join(names)] if names else [])])
+    lines = [f"{name}, {result['episodes']} episodes from seed {result['seed']}, {result['checkpoint']}"]
     lines.append(f"{'':18}{'mean':>12}{'std':>12}{'min':>12}{'max':>12}")
     for name in ("return", "length", "discounted_return"):
         values = (result[name][kind] for kind in ("mean", "std", "min", "max"))

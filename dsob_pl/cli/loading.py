@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import gymnasium
 import lightning as L
 import yaml
 
@@ -140,3 +143,25 @@ def build_model(config: dict[str, Any], sizes: dict[str, int]) -> L.LightningMod
             + " ".join(str(error).split())[:300]
         ) from error
     return parser.instantiate_classes(parsed).model
+
+
+def build_noise(config: dict[str, Any]) -> list[Callable[[gymnasium.Env], gymnasium.Env]]:
+    """The wrappers of a config's ``data.noise``, none where it has none.
+
+    Raises:
+        UsageError: a class that is not there any more, or that takes other arguments.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    from dsob_pl.cli.parts import check_part
+
+    given = copy.deepcopy((config.get("data") or {}).get("noise") or [])  # the parser writes into what it is given
+    check_part(given, "data.noise", {})
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--noise", type=list[Callable[[gymnasium.Env], gymnasium.Env]])
+    try:
+        return parser.instantiate_classes(parser.parse_object({"noise": given})).noise
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"the checkpoint's data.noise cannot be built: {' '.join(str(error).split())[:300]}"
+        ) from error

@@ -39,6 +39,7 @@ class ReplayDataModule(L.LightningDataModule):
         collect: False trains on the transitions of ``replay_path`` only and takes no environment step.
         holdout_fraction: part of the episodes, rounded to one of k, that goes to ``holdout`` instead of ``replay``:
             the episode number i, from 0, with i mod k = k // 2. They still count as environment steps.
+        noise: wrappers of every environment, in training and evaluation alike, the first innermost; see ``make_env``.
 
     Raises:
         UsageError: a value out of its range, an environment or a file that cannot be used.
@@ -58,10 +59,12 @@ class ReplayDataModule(L.LightningDataModule):
         replay_path: str | None = None,
         collect: bool = True,
         holdout_fraction: float = 0.0,
+        noise: list[Callable[[gymnasium.Env], gymnasium.Env]] | None = None,
     ) -> None:
         super().__init__()
         self.env_id = env_id
         self.env_kwargs = env_kwargs
+        self.noise = noise or []
         self.batch_size = _integer("batch_size", batch_size, 1)
         self.updates_per_step = _integer("updates_per_step", updates_per_step, 1)
         self.evaluation_episodes = _integer("evaluation_episodes", evaluation_episodes, 1)
@@ -73,8 +76,9 @@ class ReplayDataModule(L.LightningDataModule):
         if not collect and replay_path is None:
             raise UsageError("data.replay_path: a file of transitions is needed where data.collect is false")
 
-        self._env: gymnasium.Env | None = make_env(env_id, env_kwargs=env_kwargs)
-        self._evaluation_envs: list[gymnasium.Env] = []
+        self._env: gymnasium.Env | None = self._make_env()
+        self.wrappers = str(self._env)  # factories of equal wrappers are not equal, this is
+        self._evaluation_envs: dict[bool, list[gymnasium.Env]] = {}  # those without noise under True
         self.observation_size = int(self._env.observation_space.shape[0])  # type: ignore[index]
         self.action_size = int(self._env.action_space.shape[0])  # type: ignore[index]
         self.replay = build_replay(capacity, int(np.random.SeedSequence([seed, 0]).generate_state(1)[0]))
@@ -88,7 +92,7 @@ class ReplayDataModule(L.LightningDataModule):
     def env(self) -> gymnasium.Env:
         """The environment of the collection; made anew after ``teardown`` has closed it."""
         if self._env is None:
-            self._env = make_env(self.env_id, env_kwargs=self.env_kwargs)
+            self._env = self._make_env()
             self.collector.restart(self._env)
         return self._env
 
@@ -114,18 +118,24 @@ class ReplayDataModule(L.LightningDataModule):
         return Step(new, self._sample() if warm else None, episode, self.steps_collected)
 
     def evaluate(
-        self, policy: Callable[[Tensor], Tensor], gamma: float, device: torch.device | str | None = None
+        self,
+        policy: Callable[[Tensor], Tensor],
+        gamma: float,
+        device: torch.device | str | None = None,
+        clean: bool = False,
     ) -> Episodes:
-        """Evaluation episodes with fixed seeds, in environments of their own; see ``run_episodes``."""
-        seeds = self.evaluation_seeds().tolist()
-        return run_episodes(self.evaluation_environments(), policy, seeds, gamma, device)
+        """Evaluation episodes with fixed seeds, in environments of their own; see ``run_episodes``.
 
-    def evaluation_environments(self) -> list[gymnasium.Env]:
-        """One environment for each evaluation episode."""
-        if not self._evaluation_envs:
-            n = self.evaluation_episodes
-            self._evaluation_envs = [make_env(self.env_id, env_kwargs=self.env_kwargs) for _ in range(n)]
-        return self._evaluation_envs
+        ``clean`` leaves out ``noise``; the seeds, and with them the environment's own randomness, are the same.
+        """
+        seeds = self.evaluation_seeds().tolist()
+        return run_episodes(self.evaluation_environments(clean), policy, seeds, gamma, device)
+
+    def evaluation_environments(self, clean: bool = False) -> list[gymnasium.Env]:
+        """One environment for each evaluation episode; those that are ``clean`` are without noise."""
+        if clean not in self._evaluation_envs:
+            self._evaluation_envs[clean] = [self._make_env(clean) for _ in range(self.evaluation_episodes)]
+        return self._evaluation_envs[clean]
 
     def evaluation_seeds(self) -> Tensor:
         """Reset seeds [n] of the evaluation episodes."""
@@ -153,9 +163,10 @@ class ReplayDataModule(L.LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         """Closes all environments; they are made anew where they are needed again."""
-        for env in (*self._evaluation_envs, *([self._env] if self._env is not None else [])):
+        evaluation = [env for envs in self._evaluation_envs.values() for env in envs]
+        for env in (*evaluation, *([self._env] if self._env is not None else [])):
             env.close()
-        self._evaluation_envs, self._env = [], None
+        self._evaluation_envs, self._env = {}, None
 
     def state_dict(self) -> dict[str, Any]:
         """Both buffers, counters and generators, as plain tensors and numbers.
@@ -186,6 +197,9 @@ class ReplayDataModule(L.LightningDataModule):
         for name in ("replay", "holdout"):
             if state[name]["size"]:
                 self._check_sizes(state[name], "the checkpoint")
+
+    def _make_env(self, clean: bool = False) -> gymnasium.Env:
+        return make_env(self.env_id, env_kwargs=self.env_kwargs, noise=None if clean else self.noise)
 
     def _sample(self) -> TensorDict:
         updates, size = self.updates_per_step, self.batch_size

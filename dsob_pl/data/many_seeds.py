@@ -43,6 +43,7 @@ class ManySeedsData(L.LightningDataModule):
         first = self.parts[0]
         self.env_id = first.env_id
         self.observation_size, self.action_size = first.observation_size, first.action_size
+        self.noise = first.noise
         self.collect = first.collect
         self.batch_size, self.updates_per_step = first.batch_size, first.updates_per_step
         self.warmup_steps = first.collector.warmup_steps
@@ -92,7 +93,11 @@ class ManySeedsData(L.LightningDataModule):
         return SeedsStep(new, self._sample() if warm else None, episodes, self.steps_collected, failures)
 
     def evaluate(
-        self, policy: Callable[[Tensor], Tensor], gamma: float, device: torch.device | str | None = None
+        self,
+        policy: Callable[[Tensor], Tensor],
+        gamma: float,
+        device: torch.device | str | None = None,
+        clean: bool = False,
     ) -> tuple[list[Episodes], dict[int, str]]:
         """Every seed's evaluation episodes, all with the same reset seeds; see ``run_seed_episodes``.
 
@@ -100,11 +105,12 @@ class ManySeedsData(L.LightningDataModule):
             policy: raw observations ``[S, n, O]``, on ``device``, to actions ``[S, n, A]``.
             gamma: discount.
             device: where the policy wants its observations.
+            clean: without ``noise``.
 
         Returns:
             The episodes of each seed, and for those that cannot go on the reason in one line, by place.
         """
-        rows = join_environments([env for part in self.parts for env in part.evaluation_environments()])
+        rows = join_environments([env for part in self.parts for env in part.evaluation_environments(clean)])
         return run_seed_episodes(rows, policy, self.parts[0].evaluation_seeds().tolist(), gamma, device)
 
     def drop(self, indices: Sequence[int]) -> None:
@@ -189,7 +195,7 @@ def _common(part: ReplayDataModule) -> tuple[Any, ...]:
     sizes = (part.observation_size, part.action_size, part.replay.storage.max_size, part.holdout.storage.max_size)
     evaluation = (part.evaluation_episodes, part.evaluation_seed)
     updates = (part.batch_size, part.updates_per_step, part.collector.warmup_steps, part.collector.steps)
-    return part.env_id, part.env_kwargs, sizes, evaluation, updates, part.collect, part.holdout_every
+    return part.env_id, part.wrappers, part.env_kwargs, sizes, evaluation, updates, part.collect, part.holdout_every
 
 
 def _joined(parts: Sequence[ReplayDataModule], name: str) -> SeedReplay:

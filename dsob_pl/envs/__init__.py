@@ -1,15 +1,24 @@
-"""Environments: the factory for gymnasium ids, evaluation episodes, videos, and problems with known dynamics."""
+"""Environments: the factory for gymnasium ids, noise, evaluation episodes, videos, and problems with known dynamics."""
 
 from dsob_pl.envs.factory import make_env
+from dsob_pl.envs.noise import ActionNoise, DynamicsNoise, Noise, ObservationNoise, RewardNoise, state_spread
 from dsob_pl.envs.problems import (
+    Jack,
     LinearQuadratic,
     Outcome,
+    Plan,
+    PlanarProblem,
     PointMass,
     Problem,
     ProblemEnv,
     RewardChain,
     Rotation,
+    Summit,
+    normalized_score,
+    plan,
+    reference,
     register_problems,
+    score_of,
 )
 from dsob_pl.envs.rollout import Episodes, env_name, flat_observation, run_episodes
 from dsob_pl.envs.rows import EnvironmentRows, join_environments
@@ -17,22 +26,36 @@ from dsob_pl.envs.seed_rollout import run_seed_episodes
 from dsob_pl.envs.video import record_video
 
 __all__ = [
+    "ActionNoise",
+    "DynamicsNoise",
     "EnvironmentRows",
     "Episodes",
+    "Jack",
     "LinearQuadratic",
+    "Noise",
+    "ObservationNoise",
     "Outcome",
+    "Plan",
+    "PlanarProblem",
     "PointMass",
     "Problem",
     "ProblemEnv",
     "RewardChain",
+    "RewardNoise",
     "Rotation",
+    "Summit",
     "env_name",
     "flat_observation",
     "join_environments",
     "make_env",
+    "normalized_score",
+    "plan",
     "record_video",
+    "reference",
     "run_episodes",
     "run_seed_episodes",
+    "score_of",
+    "state_spread",
 ]
 
 register_problems()

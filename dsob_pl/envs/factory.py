@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
@@ -17,7 +18,13 @@ from dsob_pl.envs.rendering import check_backend, choose_backend
 from dsob_pl.errors import UsageError, nearest
 
 
-def make_env(env_id: str, *, render_mode: str | None = None, env_kwargs: dict[str, Any] | None = None) -> gymnasium.Env:
+def make_env(
+    env_id: str,
+    *,
+    render_mode: str | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+    noise: Sequence[Callable[[gymnasium.Env], gymnasium.Env]] | None = None,
+) -> gymnasium.Env:
     """An environment with observation space ``Box [S]`` and action space exactly ``[-1, 1]^A``, float32.
 
     Observations of other ranks are flattened; their dtype is left alone. Actions are clipped to [-1, 1] and mapped
@@ -27,10 +34,13 @@ def make_env(env_id: str, *, render_mode: str | None = None, env_kwargs: dict[st
         env_id: an id known to gymnasium, or ``module:Id-v0``, which imports ``module`` first.
         render_mode: as in ``gymnasium.make``; ``"rgb_array"`` renders without a screen where EGL is installed.
         env_kwargs: further arguments of ``gymnasium.make`` (``max_episode_steps``) or of the environment itself.
+        noise: wrappers around what ``gymnasium.make`` gives, its time limit included, the first one innermost. They
+            act on the environment's own observations, actions and bounds, inside the flattening and the map of actions.
 
     Raises:
         UsageError: unknown id or module, arguments that the environment does not take, an observation space that is
-            not a Box, an action space that is not a bounded, continuous Box, frames asked for without EGL.
+            not a Box, an action space that is not a bounded, continuous Box, frames asked for without EGL, noise that
+            cannot act on the environment.
     """
     kwargs = _checked_kwargs(env_kwargs)
     _check_id(env_id)
@@ -45,7 +55,20 @@ def make_env(env_id: str, *, render_mode: str | None = None, env_kwargs: dict[st
         raise UsageError(_why_not_made(env_id, kwargs, error)) from error
     if render_mode is not None and hasattr(env.unwrapped, "mujoco_renderer"):
         check_backend()
-    return _with_flat_spaces(env, env_id)
+    return _with_flat_spaces(_with_noise(env, env_id, noise or ()), env_id)
+
+
+def _with_noise(
+    env: gymnasium.Env, env_id: str, noise: Sequence[Callable[[gymnasium.Env], gymnasium.Env]]
+) -> gymnasium.Env:
+    for wrap in noise:
+        try:
+            env = wrap(env)
+        except UsageError as error:
+            raise UsageError(f"data.noise: {error}") from error
+        if not isinstance(env, gymnasium.Env):
+            raise UsageError(f"data.noise: expected wrappers of '{env_id}', got one that makes a {type(env).__name__}")
+    return env
 
 
 def _checked_kwargs(env_kwargs: dict[str, Any] | None) -> dict[str, Any]:

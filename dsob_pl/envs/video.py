@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ def record_video(
     seed: int,
     *,
     env_kwargs: dict[str, Any] | None = None,
+    noise: Sequence[Callable[[gymnasium.Env], gymnasium.Env]] | None = None,
     gamma: float = 0.99,
     device: torch.device | str | None = None,
 ) -> Episodes:
@@ -35,6 +36,7 @@ def record_video(
         path: the file to write; its folder is made, a file that is there is replaced.
         seed: reset seed; the episode equals the one that ``run_episodes`` runs with this seed.
         env_kwargs: as in ``make_env``.
+        noise: as in ``make_env``.
         gamma: discount of the returned statistics.
         device: where the policy wants its observations.
 
@@ -58,7 +60,7 @@ def record_video(
         raise UsageError(f"video: '{path}' cannot be written: {error.strerror}") from error
     env = None
     try:
-        env = make_env(env_id, render_mode="rgb_array", env_kwargs=env_kwargs)
+        env = make_env(env_id, render_mode="rgb_array", env_kwargs=env_kwargs, noise=noise)
         # 2 keeps frames as they are but for odd sizes, which the codec refuses; the default pads to multiples of 16
         writer = imageio.get_writer(partial, fps=env.metadata.get("render_fps") or 30, macro_block_size=2)
         # the writer's own context manager leaves its process running when an error passes through

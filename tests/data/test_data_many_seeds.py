@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from dsob_pl.data import ManySeedsData, ReplayDataModule, SeedsStep, Step, save_replay, transitions
+from dsob_pl.envs import ActionNoise, DynamicsNoise, ObservationNoise, RewardNoise
 from dsob_pl.errors import RunFailed, UsageError
 
 SEEDS = [3, 0, 11]
@@ -28,6 +30,8 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
     ("Pendulum-v1", 100, {"env_kwargs": {"max_episode_steps": 13}, "holdout_fraction": 0.25}),
     ("Walker2d-v5", 150, {"holdout_fraction": 0.3, "warmup_steps": 70}),
     ("Walker2d-v5", 20, {"warmup_steps": 0}),
+    ("Hopper-v5", 80, {"noise": [DynamicsNoise, ObservationNoise, RewardNoise], "holdout_fraction": 0.3}),
+    ("dsob_pl/PointMass-v0", 70, {"noise": [DynamicsNoise, ActionNoise], "warmup_steps": 7}),
 ]
 
 
@@ -106,12 +110,13 @@ def test_each_seed_is_its_data_module_alone(env_id: str, steps: int, options: di
             assert_step(joint, module.step(), i)
         ended += sum(episode is not None for episode in joint.episodes)
         if t in (steps // 2, steps - 1):
-            episodes, failures = data.evaluate(policies.act, 0.97)
-            assert not failures
-            for i, module in enumerate(modules):
-                expected = module.evaluate(lambda o, i=i: own.act_one(i, o), 0.97)
-                for name, value in expected._asdict().items():
-                    torch.testing.assert_close(getattr(episodes[i], name), value, rtol=0, atol=0, msg=name)
+            for clean in (False, True):
+                episodes, failures = data.evaluate(policies.act, 0.97, clean=clean)
+                assert not failures
+                for i, module in enumerate(modules):
+                    expected = module.evaluate(lambda o, i=i: own.act_one(i, o), 0.97, clean=clean)
+                    for name, value in expected._asdict().items():
+                        torch.testing.assert_close(getattr(episodes[i], name), value, rtol=0, atol=0, msg=name)
     assert ended or steps == 20
     for i, module in enumerate(modules):
         assert equal(data.part_replay(i), transitions(module.replay))
@@ -144,7 +149,8 @@ def _recording(forward: Any, rows: list[int]) -> Any:
 @pytest.mark.parametrize("env_id", ["dsob_pl/PointMass-v0", "Pendulum-v1"])
 @pytest.mark.parametrize("gone", [[1], [0, 3]])
 def test_those_that_stay_do_not_notice_who_leaves(env_id: str, gone: list[int]) -> None:
-    seeds, options = [5, 1, 2, 8], {"holdout_fraction": 0.3, "env_kwargs": {"max_episode_steps": 9}}
+    ends = END if env_id.startswith("dsob_pl/") else {}  # so that seeds are at different steps of their episodes
+    seeds, options = [5, 1, 2, 8], {"holdout_fraction": 0.3, "env_kwargs": ends | {"max_episode_steps": 9}}
     data, policies = together(env_id, seeds, **options)
     modules, own = alone(env_id, seeds, **options)
     views = [data.view(i) for i in range(4)]
@@ -256,10 +262,12 @@ def test_evaluation_environments_that_break_are_named() -> None:
     data, policies = together("Pendulum-v1", SEEDS)
     environments = data.parts[2].evaluation_environments()
     environments[1] = Spoiled(environments[1], "observation")
+    environments[0] = counted = Spoiled(environments[0], "nothing")
     episodes, failures = data.evaluate(policies.act, 0.9)
     message = "evaluation: Pendulum-v1 returned an observation that is not finite at environment step 5"
     assert failures == {2: message}
     assert episodes[0].lengths.tolist() == [200] * 4
+    assert counted.count == 5  # its other episodes end with it
 
 
 def test_the_state_is_plain_and_goes_on_as_that_of_the_parts(tmp_path: Path) -> None:
@@ -338,7 +346,10 @@ def test_teardown_closes_and_the_next_step_begins_episodes_as_those_of_the_parts
         data.step()
         for module in modules:
             module.step()
+    closed = [own.env for own in data.parts]
     data.teardown("fit")
+    for env in closed:
+        env.step = None  # type: ignore[assignment]
     for module in modules:
         module.teardown("fit")
     joint = data.step()
@@ -346,8 +357,12 @@ def test_teardown_closes_and_the_next_step_begins_episodes_as_those_of_the_parts
         assert_step(joint, module.step(), i)
 
 
+def _two_noises() -> list[ReplayDataModule]:
+    return [part("Pendulum-v1", seed, noise=[partial(RewardNoise, scale=0.1 + seed)]) for seed in range(2)]
+
+
 def test_what_is_joined_differs_in_the_seed_only() -> None:
-    for parts in ([], [part("Pendulum-v1", 0), part("Pendulum-v1", 1, batch_size=5)]):
+    for parts in ([], [part("Pendulum-v1", 0), part("Pendulum-v1", 1, batch_size=5)], _two_noises()):
         with pytest.raises(ValueError, match="differ in their seed only"):
             ManySeedsData(parts)
     data, _ = together("Pendulum-v1", SEEDS)

@@ -170,7 +170,7 @@ def test_teardown_closes_and_the_next_step_begins_an_episode() -> None:
     for _ in range(3):
         module.step()
     module.evaluate(lambda o: torch.zeros(len(o), 1), 0.9)
-    for env in (module.env, *module._evaluation_envs):
+    for env in (module.env, *module.evaluation_environments()):
         env.unwrapped.close = lambda env=env: closed.append(env)  # type: ignore[method-assign]
     module.teardown("fit")
     assert len(closed) == 3

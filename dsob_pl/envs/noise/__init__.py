@@ -1,0 +1,8 @@
+"""Noise as gymnasium wrappers: on observations, dynamics, actions and rewards."""
+
+from dsob_pl.envs.noise.base import Noise
+from dsob_pl.envs.noise.dynamics import DynamicsNoise
+from dsob_pl.envs.noise.signals import ActionNoise, ObservationNoise, RewardNoise
+from dsob_pl.envs.noise.spread import state_spread
+
+__all__ = ["ActionNoise", "DynamicsNoise", "Noise", "ObservationNoise", "RewardNoise", "state_spread"]
