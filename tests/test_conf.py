@@ -1,5 +1,6 @@
 """Every file in conf/ runs: tasks and policy evaluations by themselves, overlays on top of one, all at tiny sizes."""
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from dsob_pl.cli import main
 CONF = Path(__file__).resolve().parent.parent / "conf"
 TASKS = sorted(p for p in CONF.glob("*.yaml") if p.name != "debug.yaml")
 OVERLAYS = sorted(CONF.glob("method/*.yaml"))
+ABLATIONS = sorted(CONF.glob("ablation/*.yaml"))
+NOISE = sorted(CONF.glob("noise/*.yaml"))
 GROUND_TRUTH = sorted(CONF.glob("ground_truth/*.yaml"))
 TINY = ["--trainer.max_steps=14", "--trainer.val_check_interval=14", "--trainer.log_every_n_steps=7", "--threads=1"]
 TINY += ["--data.warmup_steps=6", "--data.batch_size=4", "--data.updates_per_step=1", "--data.capacity=1000"]
@@ -28,9 +31,23 @@ def test_a_task_runs_by_itself(path, monkeypatch, tmp_path):
     assert list(tmp_path.rglob("last.ckpt"))
 
 
-@pytest.mark.parametrize("path", OVERLAYS, ids=lambda p: f"{p.parent.name}/{p.stem}")
+@pytest.mark.parametrize("path", [*OVERLAYS, *ABLATIONS], ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_an_overlay_runs_on_a_task(path, monkeypatch, tmp_path):
-    assert run(monkeypatch, tmp_path, [CONF / "walker.yaml", path, CONF / "debug.yaml"]) == 0
+    assert run(monkeypatch, tmp_path, [CONF / "walker.yaml", CONF / "debug.yaml", path]) == 0
+
+
+@pytest.mark.parametrize("path", NOISE, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_a_noise_runs_as_its_first_line_says_with_an_evaluation_without_it(path, monkeypatch, tmp_path):
+    files = [CONF.parent / word for word in path.read_text().splitlines()[0].split() if word.endswith(".yaml")]
+    assert run(monkeypatch, tmp_path, [*files, CONF / "debug.yaml"], "--data.env_kwargs.max_episode_steps=40") == 0
+    (table,) = tmp_path.rglob("metrics.csv")
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    noisy, clean = (
+        [float(row[name]) for row in rows if row[name]] for name in ("eval/return_mean", "eval_clean/return_mean")
+    )
+    assert len(noisy) == len(clean) == 1
+    assert path.stem != "reward" or noisy != clean
 
 
 @pytest.mark.parametrize("path", GROUND_TRUTH, ids=lambda p: p.stem)
@@ -43,11 +60,13 @@ def test_a_policy_evaluation_runs_as_its_first_line_says(path, monkeypatch, tmp_
 
 def test_every_config_is_run_by_one_of_these():
     files = {path for path in CONF.rglob("*.yaml") if path.name != "debug.yaml"}
-    assert files == {*TASKS, *OVERLAYS, *GROUND_TRUTH}
+    assert files == {*TASKS, *OVERLAYS, *ABLATIONS, *NOISE, *GROUND_TRUTH}
     assert {path.stem for path in OVERLAYS} >= {"mmd", "mmd_sobolev", "msmmd_sobolev"}
 
 
-@pytest.mark.parametrize("path", [*TASKS, *OVERLAYS, *GROUND_TRUTH, CONF / "debug.yaml"], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", [*TASKS, *OVERLAYS, *ABLATIONS, *NOISE, *GROUND_TRUTH, CONF / "debug.yaml"], ids=lambda p: p.stem
+)
 def test_a_file_begins_with_its_command(path):
     first = path.read_text().splitlines()[0]
     assert first.startswith("# python -m dsob_pl fit --config conf/")

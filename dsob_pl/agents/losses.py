@@ -61,6 +61,7 @@ def critic_loss(
     target: Tensor,
     order: SobolevOrder,
     gradient_weight: float,
+    value: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Divergence between the critic's Sobolev samples and the target's, mean over transitions, summed over members.
 
@@ -72,18 +73,21 @@ def critic_loss(
         target: ``[B, M, D]``, detached.
         order: which derivatives belong to a sample.
         gradient_weight: factor on the gradient components of both sides, inside the divergence.
+        value: False asks for the derivative in the critic alone; terms of the targets are then left out of the loss.
 
     Returns:
         the scalar loss, and the predicted samples ``[E, B, N, D]`` detached.
     """
+    divergence = divergence.at_levels(critic.levels(noise))
     samples = sobolev_samples(critic, transition.s, transition.a, noise, order)
     target = target.expand(samples.shape[0], *target.shape)
     if order is not SobolevOrder.NONE and gradient_weight != 1.0:
         weights = torch.full((samples.shape[-1],), gradient_weight, dtype=samples.dtype, device=samples.device)
         weights[0] = 1.0
-        loss = divergence(samples * weights, target * weights)
+        predicted, target = samples * weights, target * weights
     else:
-        loss = divergence(samples, target)
+        predicted = samples
+    loss = divergence(predicted, target) if value else divergence.objective(predicted, target)
     return loss.mean(-1).sum(), samples.detach()
 
 

@@ -22,10 +22,11 @@ from dsob_pl.agents.objectives import (
     objective,
     update,
 )
-from dsob_pl.agents.reports import Speed, evaluation_metrics
+from dsob_pl.agents.reports import Speed, clean_metrics, evaluation_metrics
 from dsob_pl.agents.sobolev_actor_critic import SobolevActorCritic
 from dsob_pl.agents.stack import AgentStack
 from dsob_pl.data import ManySeedsData, SeedsStep
+from dsob_pl.envs import Episodes
 from dsob_pl.errors import RunFailed
 from dsob_pl.world_models import Transition
 
@@ -142,13 +143,20 @@ class ManySeeds(L.LightningModule):
             self.drop(seed, reason)
 
     def validation_step(self, seeds: Tensor, _: int) -> None:
-        """Noise-free episodes of every policy, all on the same evaluation seeds ``[n]``."""
-        episodes, failures = self._data.evaluate(self.act, self.agents[0].gamma)
+        """Episodes of every policy without exploration, on the same evaluation seeds ``[n]``; see the agent's own."""
+        data, gamma = self._data, self.agents[0].gamma
+        episodes, failures = data.evaluate(self.act, gamma)
+        clean: list[Episodes] = []
+        if data.noise:
+            clean, more = data.evaluate(self.act, gamma, clean=True)
+            failures = more | failures
         told = {}
         for i, (seed, agent, own) in enumerate(zip(self.seeds, self.agents, episodes)):
             if i not in failures:
                 told[seed] = evaluation_metrics(own)
                 told[seed]["eval/value"] = agent.values(own.first_observations, _EVALUATION_SAMPLES).mean()
+                if clean:
+                    told[seed] |= clean_metrics(clean[i])
                 self._returns["return"][seed] = float(told[seed]["eval/return_mean"])
         self._tell(told)
         for seed, reason in [(self.seeds[i], reason) for i, reason in failures.items()]:

@@ -15,7 +15,8 @@ from torch._dynamo.exc import TorchDynamoException
 
 from dsob_pl.agents import losses
 from dsob_pl.agents.reports import sample_statistics
-from dsob_pl.bellman import bound_target, jacobian_penalty, sobolev_target
+from dsob_pl.bellman import bound_target, jacobian_penalty, smoothed_policy, sobolev_target
+from dsob_pl.bellman.target import Policy
 from dsob_pl.errors import RunFailed
 from dsob_pl.world_models import Transition
 
@@ -39,6 +40,7 @@ class UpdateNoise(NamedTuple):
         critic: of the predicted samples ``[B, N, K]``.
         policy: of the samples that the policy ascends ``[B, N, K]``.
         policy_penalty: as ``model_penalty``.
+        smoothing: of the next actions in the target ``[B, M, A]``, shared by the target critics.
     """
 
     model: Tensor
@@ -48,12 +50,15 @@ class UpdateNoise(NamedTuple):
     critic: Tensor
     policy: Tensor
     policy_penalty: Tensor
+    smoothing: Tensor
 
     def of(self, part: Part) -> PartNoise:
         """What one part's objective takes; the rest has other shapes where the policy is not due."""
         if part == "world_model":
             return self.model, self.model_penalty
-        return (self.step, self.target, self.critic) if part == "critic" else (self.policy, self.policy_penalty)
+        if part == "critic":
+            return self.step, self.target, self.critic, self.smoothing
+        return self.policy, self.policy_penalty
 
 
 def draw_noise(agent: SobolevActorCritic, rows: int, policy: bool) -> UpdateNoise:
@@ -74,13 +79,22 @@ def draw_noise(agent: SobolevActorCritic, rows: int, policy: bool) -> UpdateNois
         critic=normal(True, rows, agent.samples, k),
         policy=normal(policy and agent.learns_policy, rows, agent.samples, k),
         policy_penalty=normal(policy and agent.learns_policy and penalised, few, width),
+        smoothing=normal(bool(agent.target_policy_noise), rows, agent.target_samples, agent.action_size),
     )
 
 
 def target_samples(
-    agent: SobolevActorCritic, transition: Transition, step_noise: Tensor, noise: Tensor, nested: bool = False
+    agent: SobolevActorCritic,
+    transition: Transition,
+    step_noise: Tensor,
+    noise: Tensor,
+    smoothing: Tensor,
+    nested: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Target samples ``[B, M', D]`` for ``transition [B]``, and the fraction that the bounds changed (0-d)."""
+    policy: Policy = agent.target_policy
+    if agent.target_policy_noise:
+        policy = smoothed_policy(policy, smoothing, agent.target_policy_noise)
     if agent.world_model is None:
         step = losses.recorded_step(transition)
     elif agent.target_source == "replayed":
@@ -89,7 +103,7 @@ def target_samples(
         step = losses.imagined_step(agent.world_model)
     target = sobolev_target(
         step,
-        agent.target_policy,
+        policy,
         agent.target_critic,
         transition.s,
         transition.a,
@@ -157,10 +171,10 @@ def _world_model(agent: SobolevActorCritic, transition: Transition, noise: PartN
 def _critic(
     agent: SobolevActorCritic, transition: Transition, noise: PartNoise, report: bool, nested: bool
 ) -> tuple[Tensor, Metrics]:
-    step_noise, target_noise, own_noise = noise
-    target, clipped = target_samples(agent, transition, step_noise, target_noise, nested)
+    step_noise, target_noise, own_noise, smoothing = noise
+    target, clipped = target_samples(agent, transition, step_noise, target_noise, smoothing, nested)
     loss, samples = losses.critic_loss(
-        agent.critic, agent.divergence, transition, own_noise, target, agent.order, agent.gradient_weight
+        agent.critic, agent.divergence, transition, own_noise, target, agent.order, agent.gradient_weight, value=report
     )
     metrics = {"critic/loss": loss.detach()}
     if report:

@@ -24,7 +24,7 @@ def check_options(agent: Any) -> None:
         bound = getattr(agent, name)
         if bound is not None and not bound > 0:
             raise UsageError(f"model.{name}: expected a positive number, got {bound}")
-    for name in ("gradient_weight", "exploration_std", "jacobian_penalty"):
+    for name in ("gradient_weight", "exploration_std", "target_policy_noise", "jacobian_penalty"):
         number = getattr(agent, name)
         if not 0 <= number < math.inf:
             raise UsageError(f"model.{name}: expected a number of at least 0, got {number}")
@@ -40,6 +40,9 @@ def check_divergence(agent: Any, observation_size: int, action_size: int) -> Non
     members = agent.critic.ensemble_size
     targets = agent.overestimation(torch.zeros(members, 1, agent.target_samples, components))
     try:
-        agent.divergence(torch.zeros(1, agent.samples, components), targets)
+        divergence = agent.divergence.at_levels(
+            agent.critic.levels(torch.zeros(1, agent.samples, agent.critic.noise_size))
+        )
+        divergence(torch.zeros(1, agent.samples, components), targets)
     except ValueError as error:
         raise UsageError(f"model.divergence: {error} (model.samples, model.target_samples)") from error

@@ -53,6 +53,12 @@ def evaluation_metrics(episodes: Episodes) -> dict[str, Tensor]:
     return metrics
 
 
+def clean_metrics(episodes: Episodes) -> dict[str, Tensor]:
+    """Mean and standard deviation of the return of ``episodes`` without the noise of the config."""
+    returns = episodes.returns
+    return {"eval_clean/return_mean": returns.mean(), "eval_clean/return_std": returns.std(correction=0)}
+
+
 class Speed:
     """Environment steps and updates per second since the previous measurement."""
 

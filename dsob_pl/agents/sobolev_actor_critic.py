@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dsob_pl.agents.objectives import PARTS, Part, compiled, draw_noise, objective, target_samples, update
 from dsob_pl.agents.options import check_divergence, check_options
-from dsob_pl.agents.reports import Speed, evaluation_metrics, model_diagnostics
+from dsob_pl.agents.reports import Speed, clean_metrics, evaluation_metrics, model_diagnostics
 from dsob_pl.agents.scales import Scales
 from dsob_pl.bellman import (
     OverestimationCorrection,
@@ -63,6 +63,8 @@ class SobolevActorCritic(L.LightningModule):
             the warm-up allow this large, so that a kernel bandwidth means the same on every task; None keeps rewards.
         policy_delay: critic updates per policy and target update.
         exploration_std: standard deviation of the Gaussian action noise.
+        target_policy_noise: standard deviation of the noise, clipped to 0.5, on the next actions in the target (target
+            policy smoothing, Fujimoto et al. 2018); 0 is without.
         critic_optimizer: optimizer of the critic.
         policy_optimizer: optimizer of the policy; None keeps the policy as it is (policy evaluation).
         world_model_optimizer: optimizer of the world model.
@@ -102,6 +104,7 @@ class SobolevActorCritic(L.LightningModule):
         return_range: float | None = 10.0,
         policy_delay: int = 2,
         exploration_std: float = 0.1,
+        target_policy_noise: float = 0.0,
         critic_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=3e-4, fused=True),
         policy_optimizer: OptimizerCallable | None = lambda p: torch.optim.Adam(p, lr=3e-4, fused=True),
         world_model_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=3e-4, fused=True),
@@ -126,6 +129,8 @@ class SobolevActorCritic(L.LightningModule):
         self.return_range = return_range
         self.policy_delay = policy_delay
         self.exploration_std = exploration_std
+        self.target_policy_noise = target_policy_noise
+        self.action_size = action_size
         self.max_gradient_norm = max_gradient_norm
         self.diagnostic_samples = diagnostic_samples
         self.jacobian_penalty = jacobian_penalty
@@ -312,7 +317,7 @@ class SobolevActorCritic(L.LightningModule):
     def target(self, transition: Transition) -> tuple[Tensor, Tensor]:
         """Target samples ``[B, M', D]`` for ``transition [B]``, and the fraction that the bounds changed."""
         noise = draw_noise(self, len(transition.r), policy=False)
-        return target_samples(self, transition, noise.step, noise.target)
+        return target_samples(self, transition, noise.step, noise.target, noise.smoothing)
 
     def _descend(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
         """One optimizer step on ``loss``, which reaches that optimizer's parameters only; the norm before clipping."""
@@ -340,10 +345,16 @@ class SobolevActorCritic(L.LightningModule):
     # Reporting --------------------------------------------------------------------------------------------------------
 
     def validation_step(self, seeds: Tensor, _: int) -> None:
-        """Noise-free episodes of the policy on the evaluation environments, one for each of ``seeds [n]``."""
-        episodes = self.trainer.datamodule.evaluate(self.act, self.gamma)  # type: ignore[attr-defined]
+        """Episodes of the policy without exploration on the evaluation environments, one for each of ``seeds [n]``.
+
+        Where the environment has noise of the config, as many episodes without it.
+        """
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        episodes = data.evaluate(self.act, self.gamma)
         metrics = evaluation_metrics(episodes)
         metrics["eval/value"] = self.values(episodes.first_observations, 32).mean()
+        if data.noise:
+            metrics |= clean_metrics(data.evaluate(self.act, self.gamma, clean=True))
         self.log_dict(metrics, batch_size=1)
 
     test_step = validation_step

@@ -17,6 +17,7 @@ from dsob_pl.bellman.overestimation import (
 from dsob_pl.bellman.smoothness import jacobian_penalty, operator_norms
 from dsob_pl.bellman.sobolev import SobolevOrder, sobolev_samples, with_gradients
 from dsob_pl.bellman.target import ReturnBounds, backup, bound_target, sobolev_target
+from dsob_pl.bellman.target_smoothing import smoothed_policy
 
 __all__ = [
     "LowerMean",
@@ -33,6 +34,7 @@ __all__ = [
     "gamma_kappa_statistics",
     "jacobian_penalty",
     "operator_norms",
+    "smoothed_policy",
     "sobolev_samples",
     "sobolev_target",
     "spectral_norm",

@@ -5,5 +5,14 @@ from dsob_pl.critics.embedding import EmbeddingCritic
 from dsob_pl.critics.film import FiLMCritic
 from dsob_pl.critics.generative import GenerativeCritic
 from dsob_pl.critics.injected import InjectedCritic
+from dsob_pl.critics.quantile import QuantileCritic
 
-__all__ = ["Critic", "EmbeddingCritic", "FiLMCritic", "GenerativeCritic", "InjectedCritic", "full_rows"]
+__all__ = [
+    "Critic",
+    "EmbeddingCritic",
+    "FiLMCritic",
+    "GenerativeCritic",
+    "InjectedCritic",
+    "QuantileCritic",
+    "full_rows",
+]

@@ -47,6 +47,10 @@ class Critic(nn.Module):
         """
         return None
 
+    def levels(self, noise: Tensor) -> Tensor | None:
+        """Quantile levels ``[...]`` of the samples drawn with ``noise [..., K]``; None for samples that have none."""
+        return None
+
 
 def full_rows(*inputs: Tensor) -> list[Tensor]:
     """Inputs ``[E, ..., size]`` expanded (without a copy) to the leading dimensions that they have in common."""

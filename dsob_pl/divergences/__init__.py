@@ -4,6 +4,7 @@
 - ``MaxSlicedMMD``: the same along the direction of largest difference, which is shared by the batch, fitted for each
   transition, or cross-fitted. The paper's divergence.
 - ``Huber``, ``SobolevHuber``, ``SquaredError``: regression losses of deterministic critics.
+- ``SlicedWasserstein``, ``MaxSlicedWasserstein``: optimal transport between projections.
 - ``QuantileHuber``: quantile critics; the return alone (D = 1).
 - ``ValueAnchored``: any of these plus a term on the return alone.
 
@@ -20,6 +21,7 @@ from dsob_pl.divergences.max_sliced import MaxSlicedMMD, fit_direction, project
 from dsob_pl.divergences.mmd import MMD, mmd_squared
 from dsob_pl.divergences.quantile import QuantileHuber, quantile_huber
 from dsob_pl.divergences.value_anchored import ValueAnchored
+from dsob_pl.divergences.wasserstein import MaxSlicedWasserstein, SlicedWasserstein
 
 __all__ = [
     "MMD",
@@ -29,8 +31,10 @@ __all__ = [
     "Huber",
     "Kernel",
     "MaxSlicedMMD",
+    "MaxSlicedWasserstein",
     "Multiquadric",
     "QuantileHuber",
+    "SlicedWasserstein",
     "SobolevHuber",
     "SquaredError",
     "ValueAnchored",

@@ -51,7 +51,7 @@ def quantile_huber(x: Tensor, y: Tensor, tau: Tensor | None = None, threshold: f
 class QuantileHuber(Divergence):
     """Quantile Huber loss ``(x [..., N, 1], y [..., M, 1]) -> [...]``; see :func:`quantile_huber`.
 
-    The order of the predicted samples matters: sample i is the i-th quantile.
+    An agent tells it the levels of its critic's samples. Called by itself, sample i is the i-th of N quantiles.
 
     Args:
         threshold: error at which the loss turns from quadratic to linear, in units of the return.
@@ -62,7 +62,20 @@ class QuantileHuber(Divergence):
 
     def __init__(self, threshold: float = 1.0) -> None:
         self.threshold = check_positive("QuantileHuber.threshold", threshold)
+        self._tau: Tensor | None = None
 
     def __call__(self, x: Tensor, y: Tensor, tau: Tensor | None = None) -> Tensor:
         """``(x [..., N, 1], y [..., M, 1], tau [..., N]) -> [...]``."""
-        return quantile_huber(x, y, tau, self.threshold)
+        return quantile_huber(x, y, self._tau if tau is None else tau, self.threshold)
+
+    def at_levels(self, tau: Tensor | None) -> QuantileHuber:
+        """The loss of predicted quantiles of levels ``tau [..., N]``.
+
+        Raises:
+            UsageError: the critic's samples have no levels.
+        """
+        if tau is None:
+            raise UsageError("model.divergence: QuantileHuber needs a critic of quantiles; use QuantileCritic")
+        bound = QuantileHuber(self.threshold)
+        bound._tau = tau
+        return bound

@@ -57,6 +57,20 @@ def test_critic_loss_by_hand(float64):
     torch.testing.assert_close(samples, torch.tensor([[[[2.8, 1.0]]]]))
 
 
+@pytest.mark.parametrize("gradient_weight", [1.0, 0.3])
+def test_critic_loss_for_its_derivative_alone(float64, gradient_weight):
+    _, critic, _ = small_parts()
+    batch, noise, target = transition(), torch.randn(6, 5, critic.noise_size), torch.randn(6, 8, 6)
+    gradients, values = [], []
+    for value in (True, False):
+        loss, _ = losses.critic_loss(critic, MMD(), batch, noise, target, STATE_ACTION, gradient_weight, value=value)
+        gradients.append(torch.autograd.grad(loss, critic.parameters(), allow_unused=True))  # not that of the last bias
+        values.append(loss.item())
+    for full, alone in zip(*gradients):
+        torch.testing.assert_close(alone, full)
+    assert values[0] - values[1] < -1  # the term of the targets: E = 2 times the mean of -sqrt(1 + h^2 |y - y'|^2)
+
+
 def test_policy_loss_by_hand(float64):
     # pi(s) = k s with k = 0.5, s = 1: Z = w (s + 2 k s) + xi = 1 + xi, mean of xi = 0.1; dloss/dk = -2 w s = -1
     k = torch.tensor(0.5, requires_grad=True)

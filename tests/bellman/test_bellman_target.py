@@ -121,6 +121,18 @@ def test_action_only_target_is_the_action_part(parts):
     torch.testing.assert_close(sobolev_target(*arguments, NONE, NoCorrection()), full[..., :1])
 
 
+def test_without_derivatives_the_members_share_one_imagined_step(parts):
+    model, policy, critic, s, a, eps, noise = parts
+    rows = []
+
+    def step(s, a, eps):
+        rows.append(s.shape[:-1].numel())
+        return model(s, a, eps)
+
+    sobolev_target(step, policy, critic, s, a, eps, noise, 0.97, NONE, NoCorrection())
+    assert rows == [6 * 5]
+
+
 def test_policy_jacobian_is_part_of_the_target(parts):
     """With the policy's output cut off from s' the target's gradient is another one."""
     model, policy, critic, s, a, eps, noise = parts
