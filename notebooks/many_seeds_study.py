@@ -51,6 +51,7 @@ def cells() -> dict[str, Cell]:
         "toy / MMD, real transitions": Cell(
             f"{TOY} --config conf/method/mmd.yaml --model.world_model null --model.target_source replayed", 10, 20
         ),
+        "toy / TD3": Cell(f"{TOY} --config conf/method/td3.yaml", 10, 20),
         "toy / MMD Sobolev, state-action, compiled": Cell(TOY, 10, 20, "both"),
         "toy / MMD Sobolev, state-action, many compiled": Cell(TOY, 10, 20, "many"),
         "Walker2d / MSMMD Sobolev": Cell(WALKER, 8, 6),

@@ -80,6 +80,8 @@ class GroundTruth(L.Callback):
         if not isinstance(problem, Problem):
             name = env_name(env)
             raise UsageError(f"GroundTruth: '{name}' has no known dynamics; expected e.g. dsob_pl/LinearQuadratic-v0")
+        if getattr(trainer.datamodule, "noise", None):  # type: ignore[attr-defined]
+            raise UsageError("GroundTruth: the truth is that without data.noise; leave out one of the two")
         if not isinstance(pl_module, SobolevActorCritic):
             raise UsageError(f"GroundTruth: expected model SobolevActorCritic, got {type(pl_module).__name__}")
         linear = isinstance(pl_module.policy, LinearPolicy) and not pl_module.policy.squash

@@ -33,6 +33,7 @@ CASES: dict[str, tuple[list[str], str | None, list[str]]] = {
     "locations": ([*POINT_MASS, "--data.env_kwargs.locations=0"], None, ["PointMass.locations", "at least 1", "0"]),
     "gamma": ([*LQ, "--model.gamma=1.0"], None, ["model.gamma: expected a number in [0, 1), got 1.0"]),
     "negative gamma": ([*LQ, "--model.gamma=-0.1"], None, ["model.gamma", "[0, 1)"]),
+    "noise": ([*POINT_MASS, f"--config={CONF / 'noise' / 'action.yaml'}"], None, ["GroundTruth", "without data.noise"]),
     "unstable loop": ([*LQ, "--model.policy.gain=1.5"], None, ["closed loop is unstable", "spectral radius 2.34"]),
     "unstable system": ([*LQ, "--data.env_kwargs.A=[[1.6,0.0],[0.0,0.5]]"], None, ["closed loop is unstable", "1.04"]),
     "gain of another shape": ([*LQ, "--model.policy.gain=[[1.0,2.0,3.0]]"], None, ["LinearPolicy.gain", "[2, 2]"]),
