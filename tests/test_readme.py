@@ -57,15 +57,29 @@ def test_the_divergence_of_ones_own_is_as_long_as_said_and_works():
     assert torch.equal(names["MeanDifference"](2.0)(x, y), torch.full((4,), 4.0))
 
 
-@pytest.mark.parametrize("name", ["ground truth", "critics"])
-def test_the_tables_of_results_are_those_of_the_recorded_runs(name):
+def study_of(name):
     import importlib.util
 
-    path = ROOT / "notebooks" / "ground_truth_study.py"
-    spec = importlib.util.spec_from_file_location("ground_truth_study", path)
+    spec = importlib.util.spec_from_file_location(name, ROOT / "notebooks" / f"{name}.py")
     study = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(study)
-    shown = README.split(f"<!-- {name}: begin -->\n")[1].split(f"<!-- {name}: end -->")[0].strip()
-    assert shown == study.tables()[name]
+    return study
+
+
+def shown(name):
+    return README.split(f"<!-- {name}: begin -->\n")[1].split(f"<!-- {name}: end -->")[0].strip()
+
+
+@pytest.mark.parametrize("name", ["ground truth", "critics"])
+def test_the_tables_of_results_are_those_of_the_recorded_runs(name):
+    study = study_of("ground_truth_study")
+    assert shown(name) == study.tables()[name]
     assert {row["cell"] for row in study.read()} <= set(study.cells())
     assert all(row["command"].startswith("fit --config conf/") and row["commit"] for row in study.read())
+
+
+def test_the_table_of_many_seeds_is_that_of_the_recorded_turns():
+    study = study_of("many_seeds_study")
+    assert study.read()
+    assert shown("many seeds") == study.table()
+    assert {row["cell"] for row in study.read()} <= set(study.cells())

@@ -43,7 +43,7 @@ def squared_distances(u: Tensor, v: Tensor) -> Tensor:
 class _SquaredDistances(torch.autograd.Function):
     """Of all pairs, without the differences ``[..., N, M, D]`` in memory: there they cost more than all the rest.
 
-    Differentiable any number of times, in both modes: the derivatives are made of differentiable operations.
+    Differentiable any number of times, in reverse mode: the derivatives are made of differentiable operations.
     """
 
     generate_vmap_rule = True
@@ -55,7 +55,6 @@ class _SquaredDistances(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -70,12 +69,6 @@ class _SquaredDistances(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             of_v = 2 * (gradient.sum(-2).unsqueeze(-1) * v - gradient.mT @ u)
         return of_u, of_v
-
-    @staticmethod
-    def jvp(ctx: Any, of_u: Tensor, of_v: Tensor) -> Tensor:
-        u, v = ctx.saved_tensors
-        difference, change = (a.unsqueeze(-2) - b.unsqueeze(-3) for a, b in ((u, v), (of_u, of_v)))
-        return 2 * (difference * change).sum(-1)
 
 
 class Multiquadric(Kernel):

@@ -248,6 +248,22 @@ def test_an_update_never_waits_for_the_device():
         assert metrics["critic/loss"].shape == (2,)
 
 
+def test_compiled_losses_are_the_same(monkeypatch):
+    compile = torch.compile
+    # Traced and differentiated ahead of time, without the minutes of a C++ compiler.
+    monkeypatch.setattr(torch, "compile", lambda f, **options: compile(f, backend="aot_eager", **options))
+    overlay = CONF / "method/mmd_sobolev_state_action.yaml"
+    config, fused = model_config(overlay), model_config(overlay, compile=True)
+    many, quick, single, other = together([0, 1], config), together([0, 1], fused), alone(0, config), alone(0, fused)
+    for update in range(3):
+        for agents in (many, quick):
+            agents._update(stacked([0, 1], update), False)
+        for agent in (single, other):
+            agent._update(rows(0, update), False)
+    torch.testing.assert_close(parameters(quick.agents[1]), parameters(many.agents[1]))
+    torch.testing.assert_close(parameters(other), parameters(single))
+
+
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD", "RMSprop", "NAdam", "Adagrad"])
 def test_optimizers_that_treat_every_number_by_itself_are_taken(name):
     check_elementwise(lambda p: getattr(torch.optim, name)(p, lr=0.1), "model.critic_optimizer")
