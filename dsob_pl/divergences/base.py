@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -19,6 +20,12 @@ class Divergence(ABC):
     that ``torch.func`` can differentiate and vectorise it and ``torch.compile`` can trace it. Training differentiates
     it in ``x`` only.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A subclass with a call of its own does not inherit what another class left out of its objective."""
+        super().__init_subclass__(**options)
+        if "__call__" in vars(cls) and "objective" not in vars(cls):
+            cls.objective = Divergence.objective  # type: ignore[method-assign]
 
     # A base class and not a Protocol: jsonargparse takes a protocol whose __call__ returns a class, here Tensor, for a
     # factory of instances of that class, and would refuse every divergence.
