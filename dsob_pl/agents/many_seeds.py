@@ -22,15 +22,13 @@ from dsob_pl.agents.objectives import (
     objective,
     update,
 )
-from dsob_pl.agents.reports import Speed, clean_metrics, evaluation_metrics
+from dsob_pl.agents.reports import Speed, not_finite
 from dsob_pl.agents.sobolev_actor_critic import SobolevActorCritic
 from dsob_pl.agents.stack import AgentStack
 from dsob_pl.data import ManySeedsData, SeedsStep
 from dsob_pl.envs import Episodes
 from dsob_pl.errors import RunFailed
 from dsob_pl.world_models import Transition
-
-_EVALUATION_SAMPLES = 32
 
 
 class ManySeeds(L.LightningModule):
@@ -153,10 +151,7 @@ class ManySeeds(L.LightningModule):
         told = {}
         for i, (seed, agent, own) in enumerate(zip(self.seeds, self.agents, episodes)):
             if i not in failures:
-                told[seed] = evaluation_metrics(own)
-                told[seed]["eval/value"] = agent.values(own.first_observations, _EVALUATION_SAMPLES).mean()
-                if clean:
-                    told[seed] |= clean_metrics(clean[i])
+                told[seed] = agent.judge(own, clean[i] if clean else None)
                 self._returns["return"][seed] = float(told[seed]["eval/return_mean"])
         self._tell(told)
         for seed, reason in [(self.seeds[i], reason) for i, reason in failures.items()]:
@@ -265,15 +260,8 @@ class ManySeeds(L.LightningModule):
     def _broken(self, failures: dict[int, str]) -> dict[int, str]:
         """Positions of the seeds to give up, and why: what the data found, and losses that are not finite."""
         broken = dict(failures)
-        names = [name for name in self._latest if name.endswith("/loss")]
-        if not names:
-            return broken
-        finite = torch.stack([self._latest[name] for name in names], 1).isfinite()
-        for i, row in enumerate(finite.tolist()):  # the one time in a step that a GPU is waited for
-            if not all(row):
-                bad = ", ".join(name for name, ok in zip(names, row) if not ok)
-                reason = f"{bad} became non-finite at environment step {self.trainer.global_step + 1}"
-                broken.setdefault(i, reason)
+        for i, names in not_finite(self._latest).items():
+            broken.setdefault(i, f"{names} became non-finite at environment step {self.trainer.global_step + 1}")
         return broken
 
     # Checkpoints ------------------------------------------------------------------------------------------------------

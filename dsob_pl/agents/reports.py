@@ -59,6 +59,20 @@ def clean_metrics(episodes: Episodes) -> dict[str, Tensor]:
     return {"eval_clean/return_mean": returns.mean(), "eval_clean/return_std": returns.std(correction=0)}
 
 
+def not_finite(metrics: dict[str, Tensor]) -> dict[int, str]:
+    """Names of the losses among ``metrics`` (0-d, or ``[S]`` for S seeds) that are NaN or infinite, by seed's place.
+
+    Reading them back is the one time in a step that a device is waited for.
+    """
+    names = [name for name in metrics if name.endswith("/loss")]
+    if not names:
+        return {}
+    finite = torch.stack([metrics[name].reshape(-1) for name in names], 1).isfinite().tolist()
+    return {
+        i: ", ".join(name for name, ok in zip(names, row) if not ok) for i, row in enumerate(finite) if not all(row)
+    }
+
+
 class Speed:
     """Environment steps and updates per second since the previous measurement."""
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dsob_pl.agents.objectives import PARTS, Part, compiled, draw_noise, objective, target_samples, update
 from dsob_pl.agents.options import check_divergence, check_options
-from dsob_pl.agents.reports import Speed, clean_metrics, evaluation_metrics, model_diagnostics
+from dsob_pl.agents.reports import Speed, clean_metrics, evaluation_metrics, model_diagnostics, not_finite
 from dsob_pl.agents.scales import Scales
 from dsob_pl.bellman import (
     OverestimationCorrection,
@@ -28,13 +28,16 @@ from dsob_pl.bellman import (
 from dsob_pl.critics import Critic, GenerativeCritic
 from dsob_pl.data import Step
 from dsob_pl.divergences import Divergence, MaxSlicedMMD
-from dsob_pl.envs import env_name
+from dsob_pl.envs import Episodes, env_name
 from dsob_pl.errors import RunFailed, UsageError
 from dsob_pl.networks import DeterministicPolicy, RewardScale, RunningNormalizer, polyak_update, target_copy
 from dsob_pl.world_models import CVAE, Transition, WorldModel
 
 if TYPE_CHECKING:
     from gymnasium import Env
+
+# Samples per first state of an evaluation episode, of which eval/value is the mean.
+_EVALUATION_SAMPLES = 32
 
 
 class SobolevActorCritic(L.LightningModule):
@@ -351,13 +354,15 @@ class SobolevActorCritic(L.LightningModule):
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         episodes = data.evaluate(self.act, self.gamma)
-        metrics = evaluation_metrics(episodes)
-        metrics["eval/value"] = self.values(episodes.first_observations, 32).mean()
-        if data.noise:
-            metrics |= clean_metrics(data.evaluate(self.act, self.gamma, clean=True))
-        self.log_dict(metrics, batch_size=1)
+        clean = data.evaluate(self.act, self.gamma, clean=True) if data.noise else None
+        self.log_dict(self.judge(episodes, clean), batch_size=1)
 
     test_step = validation_step
+
+    def judge(self, episodes: Episodes, clean: Episodes | None = None) -> dict[str, Tensor]:
+        """Metrics of evaluation episodes, of those without the noise of the config, and of the predicted return."""
+        metrics = evaluation_metrics(episodes) | ({} if clean is None else clean_metrics(clean))
+        return metrics | {"eval/value": self.values(episodes.first_observations, _EVALUATION_SAMPLES).mean()}
 
     @torch.no_grad()
     def values(self, observation: Tensor, count: int) -> Tensor:
@@ -399,11 +404,8 @@ class SobolevActorCritic(L.LightningModule):
         return max(self.trainer.log_every_n_steps, 1)  # type: ignore[attr-defined]
 
     def _stop_if_not_finite(self, metrics: dict[str, Tensor]) -> None:
-        names = [name for name in metrics if name.endswith("/loss")]
-        finite = torch.stack([metrics[name] for name in names]).isfinite()
-        if not bool(finite.all()):
-            bad = ", ".join(name for name, ok in zip(names, finite.tolist()) if not ok)
-            raise RunFailed(f"{bad} became non-finite at environment step {self.trainer.global_step + 1}")
+        for names in not_finite(metrics).values():
+            raise RunFailed(f"{names} became non-finite at environment step {self.trainer.global_step + 1}")
 
     def _log(self, metrics: dict[str, Tensor]) -> None:
         """One call for everything: on reporting steps the whole dictionary, else only a finished episode."""

@@ -37,13 +37,17 @@ class Kernel(ABC):
 def squared_distances(u: Tensor, v: Tensor) -> Tensor:
     """``|u_i - v_j|^2`` of all pairs: ``(u [..., N, D], v [..., M, D]) -> [..., N, M]``, exactly 0 for equal points."""
     # Not |u|^2 + |v|^2 - 2 <u, v>: that cancels, and a multiquadric with h = 100 magnifies what is left of it.
-    return (u - v.mT).square() if u.shape[-1] == 1 else _SquaredDistances.apply(u, v)
+    if u.shape[-1] == 1:
+        return (u - v.mT).square()
+    if torch.compiler.is_compiling():  # which fuses the sum, and cannot trace forward mode
+        return (u.unsqueeze(-2) - v.unsqueeze(-3)).square().sum(-1)
+    return _SquaredDistances.apply(u, v)
 
 
 class _SquaredDistances(torch.autograd.Function):
     """Of all pairs, without the differences ``[..., N, M, D]`` in memory: there they cost more than all the rest.
 
-    Differentiable any number of times, in reverse mode: the derivatives are made of differentiable operations.
+    Differentiable any number of times, in both modes: the derivatives are made of differentiable operations.
     """
 
     generate_vmap_rule = True
@@ -55,6 +59,7 @@ class _SquaredDistances(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -69,6 +74,12 @@ class _SquaredDistances(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             of_v = 2 * (gradient.sum(-2).unsqueeze(-1) * v - gradient.mT @ u)
         return of_u, of_v
+
+    @staticmethod
+    def jvp(ctx: Any, of_u: Tensor, of_v: Tensor) -> Tensor:
+        u, v = ctx.saved_tensors
+        difference, change = (a.unsqueeze(-2) - b.unsqueeze(-3) for a, b in ((u, v), (of_u, of_v)))
+        return 2 * (difference * change).sum(-1)
 
 
 class Multiquadric(Kernel):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dsob_pl.divergences.base import Divergence, check_choice, check_positive, check_samples
+from dsob_pl.divergences.directions import start_direction, unit
 from dsob_pl.divergences.kernels import Kernel, Multiquadric
 from dsob_pl.divergences.mmd import Estimator, mmd_objective, mmd_squared, pair_weights
 from dsob_pl.errors import UsageError
@@ -77,13 +78,13 @@ def fit_direction(
         gradient = (force.unsqueeze(1) * z).sum(0)
         return (value.mean(-1, keepdim=True), gradient.mean(-1, keepdim=True)) if shared else (value, gradient)
 
-    theta = _start((x.mean(-2) - y.mean(-2)).movedim(-1, 0), shared)
+    theta = start_direction((x.mean(-2) - y.mean(-2)).movedim(-1, 0), shared)
     value, gradient = value_and_gradient(theta)
     best, best_value = theta, value
     for step in range(steps):
         tangent = gradient - (gradient * theta).sum(0) * theta
-        turn = _unit(tangent, otherwise=torch.zeros_like(tangent))
-        theta = _unit(theta + step_size * 0.5**step * turn, otherwise=theta)
+        turn = unit(tangent, otherwise=torch.zeros_like(tangent))
+        theta = unit(theta + step_size * 0.5**step * turn, otherwise=theta)
         value, gradient = value_and_gradient(theta)
         best = torch.where(value > best_value, theta, best)
         best_value = torch.maximum(value, best_value)
@@ -96,28 +97,6 @@ def _pooled_weights(n: int, m: int, estimator: Estimator, like: Tensor) -> Tenso
     upper = torch.cat([pair_weights(n, estimator, like), across], dim=1)
     lower = torch.cat([across.mT, pair_weights(m, estimator, like)], dim=1)
     return torch.cat([upper, lower])
-
-
-def _start(difference: Tensor, shared: bool) -> Tensor:
-    """Where the ascent starts, given the mean differences ``[D, ...]``: ``[D, ...]``, shared ``[D, ..., 1]``."""
-    # Unequal entries: a law that is symmetric in two components has a critical point where they are equal.
-    fallback = 1 / torch.arange(1, difference.shape[0] + 1, dtype=difference.dtype, device=difference.device)
-    fallback = (fallback / fallback.norm()).reshape(-1, *[1] * (difference.ndim - 1))
-    if not shared:
-        return _unit(difference, otherwise=fallback)
-    theta = _unit(difference.mean(-1, keepdim=True), otherwise=fallback)
-    # Three power iterations of mean_b difference_b difference_b^T. MMD^2 is the same for theta and -theta, but the
-    # differences of transitions that are off in opposite directions cancel in their mean.
-    for _ in range(3):
-        along = (difference * theta).sum(0)
-        theta = _unit((along * difference).mean(-1, keepdim=True), otherwise=theta)
-    return theta
-
-
-def _unit(v: Tensor, otherwise: Tensor) -> Tensor:
-    """``v / |v|`` along the first dimension, or ``otherwise`` where the norm vanishes or is not finite."""
-    norm = torch.linalg.vector_norm(v, dim=0)
-    return torch.where((norm > torch.finfo(v.dtype).tiny ** 0.5) & (norm < torch.inf), v / norm, otherwise)
 
 
 class MaxSlicedMMD(Divergence):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from fractions import Fraction
 from functools import lru_cache
 from typing import Literal, get_args
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dsob_pl.divergences.base import Divergence, check_choice, check_samples
+from dsob_pl.divergences.directions import start_direction, unit
 from dsob_pl.errors import UsageError
 
 SharedDirection = Literal["batch", "transition"]
@@ -142,17 +142,11 @@ class MaxSlicedWasserstein(Divergence):
             gradient = ((along.sign() * size).unsqueeze(-1) * pairs).sum(-2)
             return average((along.abs() * size).sum(-1), -1), average(gradient, -2)
 
-        fallback = 1 / torch.arange(1, x.shape[-1] + 1, dtype=x.dtype, device=x.device)
-        difference = x.mean(-2) - y.mean(-2)
-        theta = _unit(average(difference, -2), fallback / fallback.norm())
-        if shared:  # differences of opposite sign cancel in their mean, but not in the line that they lie on
-            for _ in range(3):
-                weight = (difference * theta).sum(-1, keepdim=True)
-                theta = _unit(average(weight * difference, -2), theta)
+        theta = start_direction((x.mean(-2) - y.mean(-2)).movedim(-1, 0), shared).movedim(0, -1)
         value, gradient = value_and_gradient(theta)
         best, best_value = theta, value
         for _ in range(self.steps):
-            theta = _unit(gradient, theta)
+            theta = unit(gradient.movedim(-1, 0), theta.movedim(-1, 0)).movedim(0, -1)
             value, gradient = value_and_gradient(theta)
             best = torch.where((value > best_value).unsqueeze(-1), theta, best)
             best_value = torch.maximum(value, best_value)
@@ -162,10 +156,3 @@ class MaxSlicedWasserstein(Divergence):
 def _rows(samples: Tensor, index: Tensor) -> Tensor:
     """``samples [..., N, D]`` at ``index [..., K]``: ``[..., K, D]``."""
     return samples.gather(-2, index.unsqueeze(-1).expand(*index.shape, samples.shape[-1]))
-
-
-def _unit(vector: Tensor, otherwise: Tensor) -> Tensor:
-    """``vector / |vector|`` over the last dimension, or ``otherwise`` where the norm vanishes or is not finite."""
-    norm = vector.norm(dim=-1, keepdim=True)
-    good = (norm > math.sqrt(torch.finfo(norm.dtype).tiny)) & norm.isfinite()
-    return torch.where(good, vector / norm, otherwise)

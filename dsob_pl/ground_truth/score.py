@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning as L
 import torch
 from gymnasium.wrappers import TimeLimit
 
 from dsob_pl.envs import Plan, env_name, reference, score_of
 from dsob_pl.errors import UsageError
+
+_PLANS: dict[Any, Plan] = {}
 
 
 class Score(L.Callback):
@@ -43,10 +47,15 @@ class Score(L.Callback):
             if isinstance(env, TimeLimit):
                 limit = env._max_episode_steps if limit is None else min(limit, env._max_episode_steps)
             env = env.env
+        # Many seeds have the same problem: its plan is made once.
+        spec = env.unwrapped.spec
+        key = (spec.id, repr(sorted(spec.kwargs.items())), gamma, limit) if spec else (problem, gamma, limit)
         try:
-            self.plan = reference(problem, gamma, limit)
+            if key not in _PLANS:
+                _PLANS[key] = reference(problem, gamma, limit)
         except UsageError as error:
             raise UsageError(f"Score: {error}") from error
+        self.plan = _PLANS[key]
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Logs the score of the evaluation that has just ended."""

@@ -11,9 +11,7 @@ from torch import Tensor
 from dsob_pl.errors import UsageError
 from dsob_pl.networks.mlp import EnsembleMLP
 from dsob_pl.world_models.base import Prediction, Transition, WorldModel
-from dsob_pl.world_models.heads import TargetScale, TerminationHead
-
-_LOG_2PI = math.log(2 * math.pi)
+from dsob_pl.world_models.heads import TargetScale, TerminationHead, gaussian_log_density
 
 
 class Ensemble(WorldModel):
@@ -126,8 +124,7 @@ class Ensemble(WorldModel):
     def _log_density(laws: tuple[Tensor, Tensor], target: Tensor) -> Tensor:
         """Of the normalised ``target [..., S+1]`` under every member: ``[E, ...]``."""
         mean, log_std = laws
-        squares = ((target - mean) * (-log_std).exp()).square()
-        return -(0.5 * (squares + _LOG_2PI) + log_std).sum(-1)
+        return gaussian_log_density(target - mean, log_std)
 
     def loss(self, transition: Transition, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Negative log-likelihood of (s', r), summed over members, plus the termination head's cross entropy.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +11,7 @@ from torch import Tensor
 from dsob_pl.errors import UsageError
 from dsob_pl.networks.mlp import activation_by_name
 from dsob_pl.world_models.base import Prediction, Transition, WorldModel
-from dsob_pl.world_models.heads import TargetScale, TerminationHead
-
-_LOG_2PI = math.log(2 * math.pi)
+from dsob_pl.world_models.heads import TargetScale, TerminationHead, gaussian_log_density
 
 
 class Flow(WorldModel):
@@ -106,7 +103,7 @@ class Flow(WorldModel):
 
     def _log_density(self, s: Tensor, a: Tensor, target: Tensor) -> Tensor:
         eps, log_determinant = self._transform(s, a).call_and_ladj(target)
-        return log_determinant - 0.5 * (eps.square() + _LOG_2PI).sum(-1)
+        return log_determinant + gaussian_log_density(eps, torch.zeros_like(eps))
 
     def loss(self, transition: Transition, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Negative log-likelihood of (s', r) plus the noise floor, and the termination head's cross entropy.

@@ -44,6 +44,12 @@ class TargetScale(RunningNormalizer):
         return s + target[..., :-1], target[..., -1]
 
 
+def gaussian_log_density(residual: Tensor, log_sigma: Tensor) -> Tensor:
+    """Log density of ``residual [..., D]`` under N(0, sigma^2), log sigma ``[..., D]``, summed over components."""
+    squares = (residual * (-log_sigma).exp()).square()
+    return -(0.5 * (squares + _LOG_2PI) + log_sigma).sum(-1)
+
+
 class LearnedSigma(nn.Module):
     """Standard deviation of a Gaussian output with one learned value per component, softly bounded.
 
@@ -72,9 +78,7 @@ class LearnedSigma(nn.Module):
 
     def log_prob(self, residual: Tensor) -> Tensor:
         """Log density of ``residual [..., D]`` under N(0, sigma^2), summed over components: ``[...]``."""
-        log_sigma = self()
-        squares = (residual * (-log_sigma).exp()).square().sum(-1)
-        return -0.5 * squares - log_sigma.sum() - 0.5 * residual.shape[-1] * _LOG_2PI
+        return gaussian_log_density(residual, self())
 
 
 def join_target(s: Tensor, s_next: Tensor, r: Tensor) -> Tensor:

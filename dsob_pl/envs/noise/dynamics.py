@@ -9,6 +9,7 @@ import gymnasium
 from dsob_pl.envs.noise.base import Noise
 from dsob_pl.envs.noise.spread import state_spread
 from dsob_pl.envs.noise.state import simulator_state
+from dsob_pl.envs.rollout import env_name
 
 
 class DynamicsNoise(Noise):
@@ -33,7 +34,7 @@ class DynamicsNoise(Noise):
 
     def __init__(self, env: gymnasium.Env, scale: float = 0.02) -> None:
         super().__init__(env, scale)
-        name = type(env.unwrapped).__name__ if env.spec is None else env.spec.id
+        name = env_name(env)
         state = simulator_state(env)
         if state is None:
             self.refuse(f"the state of '{name}' cannot be set; it can for MuJoCo, Pendulum-v1 and dsob_pl's problems")
