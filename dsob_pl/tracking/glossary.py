@@ -64,6 +64,8 @@ GLOSSARY: dict[str, str] = {
     "seeds/episode_return_std": "parent run of many seeds: standard deviation of the same over the seeds",
     "seeds/return_mean": "parent run of many seeds: mean of the seeds' latest eval/return_mean",
     "seeds/return_std": "parent run of many seeds: standard deviation of the same over the seeds",
+    "seeds/normalized_score_mean": "parent run of many seeds: mean of the seeds' latest eval/normalized_score",
+    "seeds/normalized_score_std": "parent run of many seeds: standard deviation of the same over the seeds",
     "speed/updates_per_second": "critic updates per second since the previous report",
     "speed/steps_per_second": "environment steps per second since the previous report",
 }

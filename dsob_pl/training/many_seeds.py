@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.types import STEP_OUTPUT
@@ -34,6 +35,7 @@ _FORWARDED = (
         f"on_{stage}_{moment}"
         for stage in ("validation", "test")
         for moment in ("start", "epoch_start", "batch_start", "batch_end", "epoch_end", "end")
+        if (stage, moment) != ("validation", "end")
     ),
 )
 
@@ -134,6 +136,17 @@ class SeedRuns(L.Callback):
         if trainer._logger_connector.should_update_logs or trainer.fast_dev_run:  # type: ignore[attr-defined]
             for seed, own in self._trainers.items():
                 _log(own, self._latest[seed])
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Calls the callbacks, then logs what the scores that they found have in common."""
+        self._forward("on_validation_end")
+        found = [own.callback_metrics.get("eval/normalized_score") for own in self._trainers.values()]
+        scores = torch.tensor([float(score) for score in found if score is not None])
+        if not len(scores) or trainer.sanity_checking:
+            return
+        shared = {"mean": float(scores.mean()), "std": float(scores.std(correction=0))}
+        for logger in trainer.loggers:
+            logger.log_metrics({f"seeds/normalized_score_{k}": v for k, v in shared.items()}, step=trainer.global_step)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Ends the runs as FAILED or KILLED."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from pathlib import Path
 
 import gymnasium
@@ -73,9 +74,17 @@ def test_the_time_limit_of_the_environment_counts_and_noise_of_wrappers_does_not
     check(history, PointMass(2), 7)
 
 
-def test_every_one_of_many_seeds_has_a_score_of_its_own() -> None:
+def test_every_one_of_many_seeds_has_a_score_of_its_own_and_their_mean_is_the_parents() -> None:
     assert fit("jack", "--seeds=0,1") == 0
     found = histories()
+    client = MlflowClient(f"sqlite:///{Path('mlflow.db').absolute()}")
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    (parent,) = [run.info.run_id for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    scores = [[value for _, value in history[SCORE]] for history in found.values()]
+    for name, statistic in (("mean", statistics.fmean), ("std", statistics.pstdev)):
+        logged = [(p.step, p.value) for p in client.get_metric_history(parent, f"seeds/normalized_score_{name}")]
+        expected = [statistic(both) for both in zip(*scores, strict=True)]
+        assert logged == [(20, pytest.approx(expected[0], abs=1e-6)), (40, pytest.approx(expected[1], abs=1e-6))]
     assert len(found) == 2
     for history in found.values():
         check(history, Jack(10), 10)
