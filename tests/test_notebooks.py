@@ -6,6 +6,9 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from suites import tables
+
+from dsob_pl.analysis import to_csv
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
@@ -55,6 +58,18 @@ def test_ground_truth(monkeypatch, tmp_path):
         assert row_of(text, f"N = {n}   deterministic Sobolev ")[1] == 0
     assert len(pictures_of(done)) == 1
     assert (tmp_path / "ground_truth.png").is_file()
+
+
+@pytest.mark.timeout(280)
+def test_compare(monkeypatch, tmp_path):
+    to_csv(tables(noises=("none", "observation"), without=[("jack", "mmd")]), tmp_path / "made")
+    done = execute("03_compare.ipynb", monkeypatch, COMPARE_FOLDER=tmp_path)
+    text = printed_by(done)
+    assert "missing: jack/mmd/none, seeds 0-3" in text
+    assert row_of(text, "msmmd_sobolev ", "IQM")[0] == 0.93
+    assert row_of(text, "P(msmmd_sobolev > mage)")[0] == 1.0
+    assert "separated: True" in text
+    assert len(pictures_of(done)) == 2 * 2 + 2 + 2 + 2
 
 
 @pytest.mark.timeout(280)

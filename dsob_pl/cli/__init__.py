@@ -21,6 +21,10 @@ commands:
   test      the same as validate, under Lightning's other name
   evaluate  return statistics of a run's policy, a video of it:
                                  python -m dsob_pl evaluate --run RUN_ID --video out.mp4
+  sweep     run every cell of a suite, each once:
+                                 python -m dsob_pl sweep --config conf/suite/quick.yaml
+  report    compare the methods of a suite, with intervals:
+                                 python -m dsob_pl report --suite NAME --out DIR
 
 COMMAND --help lists a command's options. Several --config files merge from left to right; any value can be
 overridden, as in --trainer.max_steps=1000, and --print_config shows the result without running it.
@@ -28,7 +32,7 @@ Exit codes: 0 done, 2 bad input, 3 the run failed, 130 interrupted, 143 terminat
 Set DSOB_PL_TRACEBACK=1 to see where an error came from."""
 
 TRAINER_COMMANDS = ("fit", "validate", "test")
-COMMANDS = (*TRAINER_COMMANDS, "evaluate")
+COMMANDS = (*TRAINER_COMMANDS, "evaluate", "sweep", "report")
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -67,6 +71,14 @@ def _dispatch(arguments: list[str]) -> int:
         from dsob_pl.cli.evaluate import evaluate
 
         return evaluate(rest)
+    if command == "sweep":
+        from dsob_pl.cli.sweep import sweep
+
+        return sweep(rest)
+    if command == "report":
+        from dsob_pl.cli.report import report
+
+        return report(rest)
     # Before anything heavy is imported: a missing file is reported at once.
     from dsob_pl.cli.config_files import read_sources
 

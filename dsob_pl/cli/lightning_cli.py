@@ -23,14 +23,14 @@ from dsob_pl.cli.seeds import (
     check_one_way,
     config_of_seed,
     join,
-    parse_seeds,
     seed_callbacks,
     seeds_to_go_on_with,
     shared_callbacks,
 )
 from dsob_pl.data import ReplayDataModule
 from dsob_pl.errors import UsageError
-from dsob_pl.tracking import MLflowLogger, RecordRun, compact_seeds, seed_loggers
+from dsob_pl.seeds import compact_seeds, parse_seeds
+from dsob_pl.tracking import MLflowLogger, RecordRun, seed_loggers
 from dsob_pl.training import BestAndLast, Progress, SeedRuns, StopOnNonFiniteLoss, check_fits, read_checkpoint
 from dsob_pl.training.checkpoint_file import SEEDS_KEY
 

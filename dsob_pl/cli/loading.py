@@ -13,7 +13,7 @@ import lightning as L
 import yaml
 
 from dsob_pl.errors import UsageError, nearest
-from dsob_pl.tracking.seeds import compact_seeds
+from dsob_pl.seeds import compact_seeds
 from dsob_pl.tracking.store import database_path, local_path, mlflow_client, resolve_tracking_uri
 from dsob_pl.training.checkpoint_file import SEEDS_KEY, SIZES_KEY, check_fits, checkpoint_config, read_checkpoint
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,9 +14,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from dsob_pl.errors import UsageError
 from dsob_pl.tracking.provenance import flatten
 from dsob_pl.tracking.store import (
+    PARENT_TAG,
+    SUPERSEDED_TAG,
     check_writable,
     creation_lock,
     database_path,
+    experiment_id,
     local_path,
     mlflow_client,
     resolve_tracking_uri,
@@ -44,6 +46,8 @@ class MLflowLogger(Logger):
         artifact_location: folder of the artifacts of local runs.
         tags: further tags of the run.
         flush_seconds: metrics are written at most this often; a killed process loses no more than this.
+        run_id: of a run to go on with from a checkpoint of it, and with the runs of its seeds: what stands in their
+            histories is not written again, parameters and config stay those that they began with.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class MLflowLogger(Logger):
         artifact_location: str = "./mlruns",
         tags: dict[str, str] | None = None,
         flush_seconds: float = 5.0,
+        run_id: str | None = None,
     ) -> None:
         super().__init__()
         self.experiment_name = experiment_name
@@ -66,6 +71,11 @@ class MLflowLogger(Logger):
         self.environment_step: Callable[[], int] | None = None
         self.final_status: str | None = None
         self._parent: MLflowLogger | None = None
+        self._children: list[MLflowLogger] = []
+        self._seed: int | None = None
+        self._earlier_id = run_id
+        self._continued = False
+        self._last_steps: dict[str, int] = {}  # of what the run that is gone on with has logged
         self._client: Any = None
         self._run_id = ""
         self._artifact_dir = Path()
@@ -76,8 +86,12 @@ class MLflowLogger(Logger):
     # The run ----------------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raises UsageError where the run could not be recorded; creates nothing."""
+        """Raises UsageError where the run could not be recorded or is not there to go on with; creates nothing."""
         database = database_path(self.tracking_uri)
+        if self._earlier_id and (database is None or database.is_file()):
+            self._earlier(mlflow_client(self.tracking_uri))
+        elif self._earlier_id:
+            raise UsageError(f"trainer.logger.run_id: there is no MLflow database '{database}'")
         if database is not None:
             check_writable(database.parent)
         check_writable(self.artifact_location)
@@ -93,6 +107,8 @@ class MLflowLogger(Logger):
             flush_seconds=self.flush_seconds,
         )
         child._parent = self
+        child._seed = seed
+        self._children.append(child)
         return child
 
     @property
@@ -111,18 +127,13 @@ class MLflowLogger(Logger):
 
     def _start(self, shared: Any) -> Any:
         client = shared or mlflow_client(self.tracking_uri)
-        name = self.experiment_name or "default"
-        experiment = client.get_experiment_by_name(name)
-        if experiment is not None and experiment.lifecycle_stage == "deleted":
-            raise UsageError(f"trainer.logger.experiment_name: '{name}' is deleted in MLflow; restore or rename it")
-        if experiment is not None:
-            identifier = experiment.experiment_id
+        identifier = experiment_id(client, self.tracking_uri, self.experiment_name or "default", self.artifact_location)
+        family = {PARENT_TAG: self._parent.run_id} if self._parent else {}
+        run = self._earlier(client)
+        if run is None:
+            run = client.create_run(identifier, tags={**self.tags, **family}, run_name=self.run_name)
         else:
-            local = database_path(self.tracking_uri) is not None
-            folder = str(self.artifact_location / re.sub(r"[^\w.-]+", "_", name)) if local else None
-            identifier = client.create_experiment(name, artifact_location=folder)
-        family = {"mlflow.parentRunId": self._parent.run_id} if self._parent else {}
-        run = client.create_run(identifier, tags={**self.tags, **family}, run_name=self.run_name)
+            self._continue(client, run)
         self._run_id = run.info.run_id
         place = local_path(run.info.artifact_uri)
         self._artifacts_are_remote = place is None
@@ -130,6 +141,39 @@ class MLflowLogger(Logger):
         self._artifact_dir.mkdir(parents=True, exist_ok=True)
         self._last_flush = time.monotonic()
         return client
+
+    def _earlier(self, client: Any) -> Any:
+        """The run to go on with: the one given, or that of the seed under the parent's; None for a new one."""
+        from mlflow.exceptions import MlflowException
+
+        if self._earlier_id:
+            try:
+                return client.get_run(self._earlier_id)
+            except MlflowException as error:
+                raise UsageError(f"trainer.logger.run_id: there is no run '{self._earlier_id}' in MLflow") from error
+        if self._parent is None or not self._parent._earlier_id:
+            return None
+        parent = client.get_run(self._parent.run_id)
+        condition = f"tags.`{PARENT_TAG}` = '{self._parent.run_id}' and tags.seed = '{self._seed}'"
+        runs = client.search_runs([parent.info.experiment_id], condition)
+        return next((run for run in runs if run.data.tags.get(SUPERSEDED_TAG) != "true"), None)
+
+    def _continue(self, client: Any, run: Any) -> None:
+        self._continued = True
+        run_id = run.info.run_id
+        self._last_steps = {
+            name: max(metric.step for metric in client.get_metric_history(run_id, name)) for name in run.data.metrics
+        }
+        client.update_run(run_id, status="RUNNING")
+        for key, value in self.tags.items():
+            if not key.startswith("mlflow.") and run.data.tags.get(key) != value:
+                client.set_tag(run_id, f"continued.{key}", value)
+
+    @property
+    def continued(self) -> bool:
+        """Whether the run was there before."""
+        assert self.client
+        return self._continued
 
     @property
     def experiment(self) -> _DeferredClient:
@@ -182,6 +226,7 @@ class MLflowLogger(Logger):
         from mlflow.exceptions import MlflowException
 
         client = self.client
+        self._pending = [m for m in self._pending if m.step > self._last_steps.get(m.key, -1)]
         try:
             while self._pending:
                 client.log_batch(self._run_id, metrics=self._pending[:METRICS_PER_CALL])
@@ -189,6 +234,12 @@ class MLflowLogger(Logger):
         except (MlflowException, OSError) as error:
             log.warning("MLflow did not take %d metrics, trying again later: %s", len(self._pending), error)
         self._last_flush = time.monotonic()
+
+    def flush_all(self) -> None:
+        """Writes the collected metrics of this run and of those under it."""
+        for logger in (self, *self._children):
+            if logger._pending:
+                logger.flush()
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
@@ -208,7 +259,8 @@ class MLflowLogger(Logger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Writes what is left and ends the run as FINISHED, FAILED or KILLED."""
-        if self._client is None:
+        goes_on = self._earlier_id or (self._parent is not None and self._parent._earlier_id)
+        if self._client is None and not goes_on:  # one that was cut off at its end has nothing to log any more
             return
         self.flush()
         if self._artifacts_are_remote:

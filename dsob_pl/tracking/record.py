@@ -12,9 +12,9 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from dsob_pl.seeds import compact_seeds
 from dsob_pl.tracking.mlflow_logger import MLflowLogger
 from dsob_pl.tracking.provenance import command_line, flatten, git_tags, version_tags
-from dsob_pl.tracking.seeds import compact_seeds
 from dsob_pl.training import BestAndLast
 
 
@@ -79,6 +79,8 @@ class RecordRun(SaveConfigCallback):
                 )
                 described = {"env": experiment, which[0]: which[1], "command": command_line()}
                 logger.tags = {**git_tags(), **version_tags(), **described, **logger.tags}
+                if logger.continued:
+                    continue
                 logger.log_text(text, "config.yaml")
                 logger.log_hyperparams(config)
                 continue
@@ -87,6 +89,12 @@ class RecordRun(SaveConfigCallback):
             if folder:
                 Path(folder).mkdir(parents=True, exist_ok=True)
                 (Path(folder) / "config.yaml").write_text(text, encoding="utf-8")
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Writes what has been logged: a run that goes on from the checkpoint will not log it again."""
+        for logger in trainer.loggers:
+            if isinstance(logger, MLflowLogger) and logger.started:
+                logger.flush_all()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Tells a run that was stopped from outside from one that failed."""

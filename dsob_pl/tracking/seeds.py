@@ -10,18 +10,10 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from dsob_pl.errors import UsageError
+from dsob_pl.seeds import compact_seeds
 from dsob_pl.tracking.mlflow_logger import MLflowLogger
 
-
-def compact_seeds(seeds: Sequence[int]) -> str:
-    """The seeds in rising order with ranges for neighbours: ``[0, 1, 2, 3, 7] -> "0-3,7"``."""
-    runs: list[list[int]] = []
-    for seed in sorted(seeds):
-        if runs and seed == runs[-1][-1] + 1:
-            runs[-1].append(seed)
-        else:
-            runs.append([seed])
-    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+__all__ = ["compact_seeds", "seed_loggers"]
 
 
 def seed_loggers(loggers: Sequence[Logger], seed: int) -> list[Logger]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
+# Of the run that another lies under, and of a run that was given up: whatever reads runs leaves it out.
+PARENT_TAG, SUPERSEDED_TAG = "mlflow.parentRunId", "superseded"
 _SQLITE = "sqlite:///"
 
 
@@ -63,6 +66,28 @@ def mlflow_client(tracking_uri: str) -> MlflowClient:
     except MlflowException as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"MLflow cannot use the tracking uri '{tracking_uri}': {reason}") from error
+
+
+def experiment_id(client: MlflowClient, tracking_uri: str, name: str, artifact_location: Path) -> str:
+    """Id of the experiment ``name``, made where there is none; to be called under ``creation_lock``.
+
+    Args:
+        client: of MLflow.
+        tracking_uri: of the store.
+        name: of the experiment.
+        artifact_location: in a folder of which a local store keeps the artifacts of a new experiment.
+
+    Raises:
+        UsageError: the experiment is deleted.
+    """
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None and experiment.lifecycle_stage == "deleted":
+        raise UsageError(f"trainer.logger.experiment_name: '{name}' is deleted in MLflow; restore or rename it")
+    if experiment is not None:
+        return str(experiment.experiment_id)
+    local = database_path(tracking_uri) is not None
+    folder = str(artifact_location / re.sub(r"[^\w.-]+", "_", name)) if local else None
+    return str(client.create_experiment(name, artifact_location=folder))
 
 
 def check_writable(folder: Path) -> None:

@@ -10,8 +10,8 @@ from cli_project import client_of, runs_of
 
 from dsob_pl.cli import main
 from dsob_pl.cli.loading import load_agent
-from dsob_pl.cli.seeds import parse_seeds
 from dsob_pl.errors import UsageError
+from dsob_pl.seeds import parse_seeds
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 TINY = """\

@@ -1,0 +1,64 @@
+"""The data setting of a run in words, from its logged parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+# What the agent takes where its option is None.
+_DEFAULTS = {"model.overestimation": "Truncation", "model.divergence": "MaxSlicedMMD"}
+COLUMNS = ("targets", "draws", "pessimism", "gradients", "divergence", "updates_per_step")
+
+
+def setting(params: Mapping[str, str]) -> dict[str, str]:
+    """What a run's targets are made of.
+
+    Args:
+        params: flat parameters of the run, such as ``model.target_source``.
+
+    Returns:
+        targets: real or imagined transitions, and by which model; draws: samples M per transition and target critic;
+        pessimism: the overestimation correction; gradients: which derivatives a sample has; divergence;
+        updates_per_step. Empty where it was not logged.
+    """
+    if "model.target_source" not in params:
+        return dict.fromkeys(COLUMNS, "")
+    samples = params.get("model.samples", "")
+    targets = params.get("model.target_samples", "None")
+    return {
+        "targets": _targets(params["model.target_source"], _part(params, "model.world_model")),
+        "draws": samples if targets == "None" else targets,
+        "pessimism": _pessimism(params),
+        "gradients": params.get("model.sobolev", "").replace("_", "-"),
+        "divergence": _divergence(params),
+        "updates_per_step": params.get("data.updates_per_step", ""),
+    }
+
+
+def in_words(row: Mapping[str, str]) -> str:
+    """One line of the columns that decide whether two methods saw the same: targets, draws, pessimism."""
+    if not row["targets"]:
+        return ""
+    draws = f", {row['draws']} draw{'' if row['draws'] == '1' else 's'}" if row["draws"] else ""
+    return f"{row['targets']}{draws}; {row['pessimism']}"
+
+
+def _part(params: Mapping[str, str], key: str) -> str:
+    name = params.get(key, "None").rpartition(".")[2]
+    return _DEFAULTS.get(key, "") if name == "None" else name
+
+
+def _targets(source: str, model: str) -> str:
+    if not model:
+        return "real transitions"
+    return f"imagined by {model}" if source == "imagined" else f"real transitions, noise of {model} inferred"
+
+
+def _pessimism(params: Mapping[str, str]) -> str:
+    name, drop = _part(params, "model.overestimation"), params.get("model.overestimation.drop")
+    return f"{name} {drop}" if drop else name
+
+
+def _divergence(params: Mapping[str, str]) -> str:
+    inner = _part(params, "model.divergence.divergence")
+    name = _part(params, "model.divergence")
+    return f"{name} of {inner}" if inner else name

@@ -1,0 +1,192 @@
+"""``sweep``: every cell of a suite, each once."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from dsob_pl.cli.config_files import read_sources
+from dsob_pl.errors import RunFailed, UsageError, nearest
+from dsob_pl.experiments.suite import Cell, Suite, check_keys_once, expand, parse_settings, parse_suite, select
+from dsob_pl.seeds import compact_seeds, parse_seeds
+
+if TYPE_CHECKING:
+    from dsob_pl.experiments.sweep import Runner, Sweep
+    from dsob_pl.experiments.worker import Outcome
+
+_PLACES = ("local", "ray", "slurm")
+_AGAIN = ("failed", "changed", "all")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"sweep: {message}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of ``sweep``."""
+    result = _Parser(
+        prog="python -m dsob_pl sweep",
+        description="Runs every cell of a suite, each once: what is finished is skipped, what was cut off is gone on "
+        "with, what died is tried once more. Logs are in runs/SUITE/.",
+        allow_abbrev=False,
+    )
+    add = result.add_argument
+    add("--config", metavar="FILE", required=True, help="the suite, such as conf/suite/quick.yaml")
+    add("--only", metavar="PATTERN", nargs="+", default=[], help="cells of these names, as mage or 'summit_*/mage'")
+    add("--seeds", metavar="SEEDS", help="these in place of the suite's")
+    add("--set", metavar="KEY=VALUE", nargs="+", default=[], action="extend", help="options of fit, for every cell")
+    add("--jobs", metavar="N", type=int, help="processes at a time (number of cores / threads)")
+    add("--threads", metavar="N", type=int, help="of each process (1)")
+    add("--again", choices=_AGAIN, help="run again what has failed, what ran with other settings, or everything")
+    add("--dry-run", "--dry_run", action="store_true", help="list the commands, start nothing")
+    add("--on", choices=_PLACES, default="local", help="where the cells run (local)")
+    add("--partition", metavar="NAME", help="of SLURM, in place of its default")
+    add("--minutes", metavar="N", type=int, help="that SLURM gives each cell (1440)")
+    return result
+
+
+def sweep(arguments: list[str]) -> int:
+    """Runs the subcommand and returns its exit code.
+
+    Raises:
+        UsageError: bad options, a suite that is not right, or cells that have run with other settings.
+        RunFailed: cells that failed or died, named.
+    """
+    try:
+        options, unknown = parser().parse_known_args(arguments)
+    except SystemExit:  # after --help; errors raise UsageError
+        return 0
+    if unknown:
+        valid = [name for action in parser()._actions for name in action.option_strings]
+        raise UsageError(f"sweep: unknown option '{unknown[0]}'{nearest(unknown[0].partition('=')[0], valid)}")
+    for name in ("partition", "minutes"):
+        if getattr(options, name) is not None and options.on != "slurm":
+            raise UsageError(f"sweep: {name}: is for --on slurm, not for --on {options.on}")
+    for name in ("jobs", "threads", "minutes"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"sweep: {name}: expected at least 1, got {value}")
+    suite, grid = read_suite(options.config, parse_settings(options.set))
+    chosen = select(grid, options.only)
+    if options.seeds is not None:
+        seeds = tuple(parse_seeds(options.seeds))
+        chosen = [dataclasses.replace(cell, seeds=seeds) for cell in chosen]
+    if options.threads is not None:
+        chosen, grid = ([_with_threads(cell, options.threads) for cell in cells] for cells in (chosen, grid))
+    from dsob_pl.experiments.sweep import Sweep, run_sweep
+
+    text = Path(options.config).read_text(encoding="utf-8")
+    plan = Sweep(suite, text, grid, chosen, options.again, options.threads or 1)
+    if options.dry_run:
+        return _list(plan)
+    stop = Event()
+    with _set_by_signals(stop) as received:
+        outcomes = run_sweep(plan, _runner(options), stop)
+    return _end(outcomes, received)
+
+
+def read_suite(file: str, settings: Sequence[tuple[str, str]] = ()) -> tuple[Suite, list[Cell]]:
+    """A suite file and all its cells, every config file in it looked at.
+
+    Raises:
+        UsageError: the suite or a file that it names is missing or not right.
+    """
+    tree = read_sources(["--config", file])[0].tree
+    check_keys_once(Path(file).read_text(encoding="utf-8"), file)
+    suite = parse_suite(tree, file)
+    trees: dict[str, Any] = {}
+    for where, part in suite.parts():
+        for name in part.files:
+            try:
+                trees[name] = trees.get(name) or read_sources(["--config", name])[0].tree
+            except UsageError as error:
+                raise UsageError(f"{file}: {where}: {error}") from error
+    return suite, expand(suite, trees, tuple(settings))
+
+
+def _with_threads(cell: Cell, threads: int) -> Cell:
+    return dataclasses.replace(cell, options=(*cell.options, ("threads", str(threads))))
+
+
+def _list(plan: Sweep) -> int:
+    """Prints the commands of all cells; those of which nothing is left are commented out."""
+    from dsob_pl.experiments.record import failed_seeds, seeds_left
+    from dsob_pl.experiments.sweep import recorded
+
+    runs = recorded(plan.suite)
+    ended = 0
+    for cell in plan.cells:
+        own = runs.get(cell.name, [])
+        left, failed = seeds_left(cell, own), failed_seeds(cell, own)
+        ended += not left
+        note = "finished" if not left else "begun" if own else "waiting"
+        if failed:
+            note += f", seeds {compact_seeds(failed)} failed"
+        if any(run.settings != cell.settings for run in own):
+            note += ", with other settings"
+        print(f"# {cell.name}: {note}\n{'# ' if not left else ''}{cell.command}")
+    print(f"# {len(plan.cells)} cells, {ended} of them ended")
+    return 0
+
+
+def _runner(options: argparse.Namespace) -> Runner:
+    threads = options.threads or 1
+    if options.on == "slurm":
+        from dsob_pl.experiments.slurm import Slurm
+
+        slurm = Slurm(options.partition, options.minutes or Slurm.minutes, options.jobs, threads)
+        slurm.check()
+        return slurm
+    if options.on == "ray":
+        from dsob_pl.experiments.ray import check_ray, run_ray
+
+        check_ray()
+        return partial(run_ray, threads)
+    from dsob_pl.experiments.local import run_local
+
+    processes = options.jobs or max(1, len(os.sched_getaffinity(0)) // threads)
+    return partial(run_local, processes)
+
+
+@contextmanager
+def _set_by_signals(stop: Event) -> Iterator[list[int]]:
+    """Sets ``stop`` on Ctrl-C and SIGTERM, and lists the signals that came."""
+    received: list[int] = []
+
+    def handle(number: int, _: object) -> None:
+        if not received:
+            print("dsob_pl: ending the cells that are running, with their checkpoints", file=sys.stderr, flush=True)
+        received.append(number)
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(outcomes: dict[str, Outcome], received: Sequence[int]) -> int:
+    if received:
+        how = "interrupted" if received[0] == signal.SIGINT else "terminated"
+        print(f"dsob_pl: {how}; the same command goes on from here", file=sys.stderr)
+        return 128 + received[0]
+    bad = [
+        f"{name} {outcome.state}: {outcome.detail}"
+        for name, outcome in outcomes.items()
+        if outcome.state not in ("finished", "submitted")
+    ]
+    if bad:
+        raise RunFailed(f"{len(bad)} of {len(outcomes)} cells did not finish; {'; '.join(bad)}")
+    return 0

@@ -1,0 +1,141 @@
+"""One sweep: finds out what is left of a suite, has it run, and records how that ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING
+
+from dsob_pl.errors import UsageError
+from dsob_pl.experiments.local import Watch
+from dsob_pl.experiments.record import (
+    CellRun,
+    cell_runs,
+    close_suite,
+    open_suite,
+    seeds_left,
+    supersede,
+)
+from dsob_pl.experiments.suite import Cell, Suite
+from dsob_pl.experiments.table import Table
+from dsob_pl.experiments.worker import Job, Outcome, locked, outcome_of_ended
+from dsob_pl.tracking.store import check_writable, creation_lock, database_path, mlflow_client, resolve_tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+Runner = Callable[[Sequence[Job], Event, Watch], dict[str, Outcome]]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is to be run.
+
+    Attributes:
+        suite: the suite.
+        text: its file.
+        grid: all its cells.
+        cells: those that are to be run now.
+        again: of what has been run, what is to be run anew: failed, changed (with other settings), all, or nothing.
+        threads: of each process.
+    """
+
+    suite: Suite
+    text: str
+    grid: Sequence[Cell]
+    cells: Sequence[Cell]
+    again: str | None = None
+    threads: int = 1
+
+
+def recorded(suite: Suite) -> dict[str, list[CellRun]]:
+    """The runs of the cells of ``suite``, by the cell's name; makes no database where there is none."""
+    uri = resolve_tracking_uri(None)
+    path = database_path(uri)
+    return {} if path is not None and not path.is_file() else cell_runs(_client(uri), suite.name)
+
+
+def run_sweep(sweep: Sweep, runner: Runner, stop: Event) -> dict[str, Outcome]:
+    """Runs what is left of the cells and returns how each ended, by its name.
+
+    Args:
+        sweep: the cells.
+        runner: runs jobs, here or elsewhere.
+        stop: ends everything politely when it is set.
+
+    Raises:
+        UsageError: cells have been run with other settings, or nothing can be written here; nothing has been started.
+    """
+    uri = resolve_tracking_uri(None)
+    database = database_path(uri)
+    logs = (database.parent if database else Path.cwd()) / "runs" / sweep.suite.name
+    for folder in (Path.cwd() / "mlruns", logs):
+        check_writable(folder)
+    runs = recorded(sweep.suite)
+    _check_settings(sweep, runs)
+    client = _client(uri)
+    parent = open_suite(client, uri, sweep.suite, sweep.grid, sweep.text)
+    jobs = [Job(cell, parent, uri, logs, Path.cwd(), sweep.threads) for cell in sweep.cells]
+    for job in jobs:
+        _forget(client, job, runs.get(job.cell.name, []), sweep.again)
+    runs = cell_runs(client, sweep.suite.name)
+    ended = {
+        cell.name: outcome_of_ended(cell, own)
+        for cell in sweep.cells
+        if not seeds_left(cell, own := runs.get(cell.name, []))
+    }
+    table = Table(jobs, ended, client, sweep.suite.score)
+    outcomes = ended | runner([job for job in jobs if job.cell.name not in ended], stop, table.update)
+    table.close(outcomes)
+    runs = cell_runs(client, sweep.suite.name)
+    if stop.is_set():
+        status = "KILLED"
+    elif any(outcome.state not in ("finished", "submitted") for outcome in outcomes.values()):
+        status = "FAILED"
+    else:
+        whole = not any(seeds_left(cell, runs.get(cell.name, [])) for cell in sweep.grid)
+        status = "FINISHED" if whole else "SCHEDULED"
+    close_suite(client, parent, status)
+    return outcomes
+
+
+def _client(uri: str) -> MlflowClient:
+    with creation_lock(uri):  # the first use makes the tables, which fails where another sweep is at it
+        return mlflow_client(uri)
+
+
+def _check_settings(sweep: Sweep, runs: dict[str, list[CellRun]]) -> None:
+    if sweep.again in ("changed", "all"):
+        return
+    changed = [cell.name for cell in sweep.cells if _changed(cell, runs.get(cell.name, []))]
+    if changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise UsageError(
+            f"suite '{sweep.suite.name}': {changed[0]}{more} ran with other settings; give the suite another name, or "
+            "run them anew with --again changed"
+        )
+
+
+def _changed(cell: Cell, runs: Sequence[CellRun]) -> list[CellRun]:
+    return [run for run in runs if run.settings != cell.settings]
+
+
+def _forget(client: object, job: Job, runs: Sequence[CellRun], again: str | None) -> None:
+    """Marks what is to be run anew as superseded."""
+    if again == "failed":
+        given_up = [run for run in runs if run.failed]
+        seeds = [run.children[s][0] for run in runs if run.ended and not run.failed for s in run.failed_seeds]
+    else:
+        given_up = list(runs) if again == "all" else _changed(job.cell, runs) if again == "changed" else []
+        seeds = []
+    if not given_up and not seeds:
+        return
+    with locked(job) as free:
+        if not free:
+            raise UsageError(f"sweep: again: {job.cell.name} is being run by another sweep")
+        for run in given_up:
+            supersede(client, run)
+        for run_id in seeds:
+            client.set_tag(run_id, "superseded", "true")  # type: ignore[attr-defined]

@@ -1,0 +1,249 @@
+"""Runs one cell in a process of ``fit``: never twice at once, from where it was cut off, again where it died."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import Any, Literal
+
+from dsob_pl.experiments.record import CellRun, cell_runs, failed_seeds, mark_failed, seeds_left, supersede
+from dsob_pl.experiments.suite import Cell
+from dsob_pl.seeds import compact_seeds
+
+MARK = "=== "  # of the lines that a worker adds to the log of a cell
+ATTEMPTS = 2
+_POLL_SECONDS = 0.2
+_LOCK_SECONDS = 2.0
+_END_SECONDS = 60.0  # for the step it is at and the checkpoint
+_ERROR = re.compile(r"dsob_pl: (?:error: )?(.*)")
+
+State = Literal["finished", "failed", "died", "stopped", "busy", "submitted"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell and where it is to be run; can be sent to another process.
+
+    Attributes:
+        cell: the cell.
+        parent: id of the suite's run.
+        tracking_uri: MLflow's.
+        folder: of logs and locks.
+        directory: to run in, which relative paths start from.
+        threads: of the process.
+        environment: of the process, on top of that of whoever runs the cell.
+    """
+
+    cell: Cell
+    parent: str
+    tracking_uri: str
+    folder: Path
+    directory: Path
+    threads: int = 1
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
+
+    @property
+    def log(self) -> Path:
+        """What its processes print."""
+        return self.folder / f"{self.cell.name.replace('/', '+')}.log"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by whoever runs the cell."""
+        return self.log.with_suffix(".lock")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a cell ended.
+
+    Attributes:
+        state: finished; failed, and would again; died more often than it is tried; stopped with the sweep; busy: it
+            is being run by somebody else; submitted to a queue.
+        detail: in a few words, such as the seeds that failed.
+        ran: whether anything was started.
+    """
+
+    state: State
+    detail: str = ""
+    ran: bool = False
+
+
+def run_cell(job: Job, stop: Event | None = None, wait: bool = True) -> Outcome:
+    """Trains what is left of a cell.
+
+    Its lock is inherited by the process that trains and lives as long as that does, whatever becomes of this one.
+
+    Args:
+        job: the cell.
+        stop: ends the process politely when it is set: it saves its checkpoint.
+        wait: until the cell is free; else a cell that is run by somebody else is busy.
+    """
+    stop = stop or Event()
+    while True:
+        with locked(job) as lock:
+            if lock:
+                return _run(job, lock, stop)
+        if not wait:
+            return Outcome("busy")
+        if stop.wait(_LOCK_SECONDS):
+            return Outcome("stopped")
+
+
+@contextmanager
+def locked(job: Job) -> Iterator[int | None]:
+    """The file descriptor of the cell's lock, held until the end; None where somebody else holds it.
+
+    Processes that inherit the descriptor go on holding the lock.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with job.lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+            return
+        yield file.fileno()
+
+
+def outcome_of_ended(cell: Cell, runs: list[CellRun], ran: bool = False) -> Outcome:
+    """How a cell ended of which nothing is left to be done."""
+    failed = failed_seeds(cell, runs)
+    detail = f"seeds {compact_seeds(failed)} failed" if failed else ""
+    return Outcome("failed" if len(failed) == len(cell.seeds) else "finished", detail, ran)
+
+
+def _run(job: Job, lock: int, stop: Event) -> Outcome:
+    from dsob_pl.tracking.store import mlflow_client
+
+    client = mlflow_client(job.tracking_uri)
+    deaths = 0
+    anew = ran = False
+    while True:
+        runs = cell_runs(client, job.cell.suite, job.cell.name).get(job.cell.name, [])
+        left = seeds_left(job.cell, runs)
+        if not left:
+            return outcome_of_ended(job.cell, runs, ran)
+        if stop.is_set():
+            return Outcome("stopped", ran=ran)
+        cut_off = _to_go_on_with(client, runs, anew)
+        if cut_off is None:
+            arguments = job.cell.arguments(left, job.parent)
+        else:
+            run, checkpoint = cut_off
+            arguments = job.cell.arguments(run.seeds, job.parent, run.run_id, checkpoint)
+        ran = True
+        code = _train(job, arguments, lock, stop)
+        if stop.is_set() and code != 0:
+            return Outcome("stopped", ran=ran)
+        runs = cell_runs(client, job.cell.suite, job.cell.name).get(job.cell.name, [])
+        if code == 3:  # seeds that failed by themselves; where others finished, so did the run
+            for run in runs:
+                if run.status == "FAILED" and set(run.seeds) & set(left):
+                    mark_failed(client, run)
+                    run.failed = True
+        if seeds_left(job.cell, runs) != left:
+            continue
+        if code == 0:
+            return Outcome("failed", f"MLflow at {job.tracking_uri} has no finished run of it", ran)
+        if code == 2 and cut_off is None:
+            return Outcome("failed", last_error(job.log), ran)
+        anew = code == 2  # the checkpoint cannot be gone on from
+        deaths += 1
+        if deaths >= ATTEMPTS:
+            return Outcome("died", f"{_ending(code)}: {last_error(job.log)}", ran)
+
+
+def _to_go_on_with(client: Any, runs: list[CellRun], anew: bool) -> tuple[CellRun, str] | None:
+    """The run to go on with and its checkpoint; what cannot be gone on with is superseded."""
+    from dsob_pl.tracking.store import local_path
+
+    found = None
+    for run in runs:
+        if run.ended:
+            continue
+        folder = local_path(run.folder)
+        checkpoint = folder / "checkpoints" / "last.ckpt" if folder else None
+        if found is None and not anew and checkpoint is not None and checkpoint.is_file():
+            found = run, str(checkpoint)
+        else:
+            supersede(client, run)
+    return found
+
+
+def _train(job: Job, arguments: list[str], lock: int, stop: Event) -> int:
+    """Exit code of ``fit``; that of a signal is negative."""
+    environment = {**os.environ, **job.environment, "OMP_NUM_THREADS": str(job.threads)}
+    environment["MLFLOW_TRACKING_URI"] = job.tracking_uri
+    with job.log.open("a", encoding="utf-8") as log:
+        how = "gone on with" if any(word.startswith("--ckpt_path") for word in arguments) else "started"
+        log.write(f"{MARK}{time.strftime('%Y-%m-%d %H:%M:%S')} {job.cell.name} {how}\n")
+        log.flush()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dsob_pl", *arguments],
+            cwd=job.directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            pass_fds=[lock],
+            process_group=0,  # a Ctrl-C is the sweep's, which asks for the checkpoint to be saved
+        )
+        try:
+            while True:
+                try:
+                    code = process.wait(_POLL_SECONDS)
+                    break
+                except subprocess.TimeoutExpired:
+                    if stop.is_set():
+                        code = _end(process)
+                        break
+        except BaseException:  # such as the KeyboardInterrupt by which Ray cancels a task
+            _end(process)
+            raise
+        log.write(f"{MARK}{time.strftime('%Y-%m-%d %H:%M:%S')} {_ending(code)}\n")
+    return code
+
+
+def _end(process: subprocess.Popen[bytes]) -> int:
+    """Ends ``fit`` as politely as it allows; its exit code."""
+    process.terminate()
+    try:
+        return process.wait(_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def _ending(code: int) -> str:
+    return f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+
+def last_error(log: Path) -> str:
+    """The last thing that the command line complained about, in one line."""
+    lines = [line for line in tail(log) if line.strip() and not line.startswith(MARK)]
+    for line in reversed(lines):
+        match = _ERROR.match(line)
+        if match:
+            return match[1]
+    return lines[-1].strip()[:200] if lines else ""
+
+
+def tail(path: Path, characters: int = 4000) -> list[str]:
+    """The last lines of a text file; none where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - characters))
+            return file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return []

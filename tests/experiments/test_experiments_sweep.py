@@ -1,0 +1,246 @@
+"""Sweeps as real processes: each cell of the grid once, whatever is killed on the way."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+
+from dsob_pl.cli.sweep import read_suite
+from dsob_pl.experiments.record import cell_runs, open_suite
+from dsob_pl.experiments.slurm import Slurm
+from dsob_pl.experiments.worker import Job
+from dsob_pl.tracking.store import PARENT_TAG, mlflow_client
+
+ROOT = Path(__file__).resolve().parents[2]
+SUITE = """
+name: toy
+score: eval/normalized_score
+seeds: 0-1
+tasks: {summit: conf/summit.yaml}
+methods: {mage: conf/method/mage.yaml, td3: conf/method/td3.yaml}
+options:
+  trainer.max_steps: 30
+  trainer.val_check_interval: 10
+  trainer.log_every_n_steps: 10
+  data.warmup_steps: 10
+  data.batch_size: 4
+  data.updates_per_step: 1
+  data.evaluation_episodes: 2
+"""
+CELLS = ["summit/mage/none", "summit/td3/none"]
+# Slow enough to be killed on the way.
+LONG = ["--set", "trainer.max_steps=400", "--only", "mage"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    (tmp_path / "toy.yaml").write_text(SUITE)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    for pid in fits(tmp_path):
+        os.kill(pid, signal.SIGKILL)
+
+
+def sweep(*options: str) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "dsob_pl", "sweep", "--config", "toy.yaml", "--jobs", "1", *options]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+    return subprocess.Popen(words, env=ENVIRONMENT, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
+
+
+def fits(folder: Path) -> list[int]:
+    """Ids of the processes that train in ``folder``."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"\0fit\0" in (path / "cmdline").read_bytes() and (path / "cwd").resolve() == folder:
+                found.append(int(path.name))
+        except OSError:
+            continue
+    return found
+
+
+def until(condition: Callable[[], Any], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def log(cell: str) -> str:
+    path = Path("runs/toy") / f"{cell.replace('/', '+')}.log"
+    return path.read_text() if path.exists() else ""
+
+
+def client() -> Any:
+    return mlflow_client(f"sqlite:///{Path('mlflow.db').absolute()}")
+
+
+def check_cells(names: list[str], steps: list[int]) -> None:
+    """The cells are there, each once and whole: every seed has every evaluation once."""
+    store = client()
+    runs = cell_runs(store, "toy")
+    assert sorted(runs) == sorted(names)
+    for (run,) in runs.values():
+        assert (run.status, run.seeds, sorted(run.children)) == ("FINISHED", (0, 1), [0, 1])
+        for run_id, status in run.children.values():
+            assert status == "FINISHED"
+            for metric in ("eval/return_mean", "eval/normalized_score"):
+                assert [point.step for point in store.get_metric_history(run_id, metric)] == steps
+
+
+def test_a_sweep_runs_each_cell_of_the_grid_once_and_started_again_nothing() -> None:
+    first, second = sweep(), sweep()  # at the same moment, on an empty folder
+    for process in (first, second):
+        out, err = process.communicate(timeout=200)
+        assert process.returncode == 0, err
+        assert "2 cells: 2 finished" in out
+    check_cells(CELLS, [10, 20, 30])
+    assert [log(cell).count(" started\n") for cell in CELLS] == [1, 1]
+    store = client()
+    (suite,) = store.search_runs([store.get_experiment_by_name("toy").experiment_id], "tags.kind = 'suite'")
+    assert suite.info.status == "FINISHED"
+    assert suite.data.tags["score"] == "eval/normalized_score"
+    for (run,) in cell_runs(store, "toy").values():
+        tags = store.get_run(run.run_id).data.tags
+        assert tags[PARENT_TAG] == suite.info.run_id
+        assert tags["cell"] == f"{tags['task']}/{tags['method']}/{tags['noise']}"
+    again = sweep("--dry-run")
+    assert again.communicate(timeout=60)[0].endswith("# 2 cells, 2 of them ended\n")
+    changed = sweep("--set", "trainer.max_steps=40")
+    assert "ran with other settings" in changed.communicate(timeout=60)[1]
+    assert changed.returncode == 2
+
+
+def test_whatever_is_killed_the_same_runs_go_on_and_nothing_is_doubled(folder: Path) -> None:
+    name = CELLS[0]
+
+    def step() -> int:
+        steps = re.findall(r"^step (\d+)/", log(name).rpartition("=== ")[2], re.M)
+        return int(steps[-1]) if steps else 0
+
+    first = sweep(*LONG)
+    until(lambda: step() >= 40)
+    (training,) = fits(folder)
+    os.kill(training, signal.SIGKILL)  # the sweep tries once more, from the checkpoint
+    until(lambda: " gone on with\n" in log(name) and step() >= 60)
+    first.kill()  # its process trains on
+    first.wait()
+    (orphan,) = fits(folder)
+    second = sweep(*LONG)
+    until(lambda: (Path("mlflow.db")).exists() and step() >= 80)
+    assert fits(folder) == [orphan]  # not one more
+    second.kill()
+    second.wait()
+    os.kill(orphan, signal.SIGKILL)
+    third = sweep(*LONG)
+    _, err = third.communicate(timeout=250)
+    assert third.returncode == 0, err
+    check_cells([name], list(range(10, 401, 10)))
+    assert log(name).count(" started\n") == 1
+    assert log(name).count(" gone on with\n") == 2
+
+
+def test_a_sweep_that_is_interrupted_saves_checkpoints_and_says_so(folder: Path) -> None:
+    process = sweep(*LONG)
+    until(lambda: re.search(r"^step \d", log(CELLS[0]), re.M))
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 143
+    assert "the same command goes on from here" in err
+    assert fits(folder) == []
+    (run,) = cell_runs(client(), "toy")[CELLS[0]]
+    assert run.status == "KILLED"
+    assert list(Path("mlruns").rglob("last.ckpt"))
+
+
+def test_a_cell_that_cannot_run_ends_the_sweep_with_one_line_that_names_it() -> None:
+    process = sweep("--only", "td3", "--set", "model.init_args.gama=0.9")
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 3
+    (line,) = [line for line in err.splitlines() if line.startswith("dsob_pl: error")]
+    assert "1 of 1 cells did not finish; summit/td3/none failed:" in line
+    assert "gama" in line
+    assert "gamma" in line
+    assert log(CELLS[1]).count(" started\n") == 1  # it would fail again
+
+
+def jobs() -> list[Job]:
+    suite, cells = read_suite("toy.yaml")
+    store = client()
+    uri = f"sqlite:///{Path('mlflow.db').absolute()}"
+    parent = open_suite(store, uri, suite, cells, SUITE)
+    return [Job(cell, parent, uri, Path("runs/toy").absolute(), Path.cwd()) for cell in cells]
+
+
+def test_on_a_real_ray() -> None:
+    pytest.importorskip("ray")
+    from dsob_pl.experiments.ray import run_ray
+
+    watched: list[int] = []
+    outcomes = run_ray(1, jobs(), Event(), lambda found: watched.append(len(found)))
+    assert {name: outcome.state for name, outcome in outcomes.items()} == dict.fromkeys(CELLS, "finished")
+    assert watched[-1] == 2
+    check_cells(CELLS, [10, 20, 30])
+
+
+def test_the_jobs_of_slurm_run_where_submitit_runs_them_here() -> None:
+    submitit = pytest.importorskip("submitit")
+    told: list[dict[str, Any]] = []
+    outcomes = Slurm(executor="local")(jobs()[:1], Event(), told.append)
+    assert [outcome.state for outcome in outcomes.values()] == ["submitted"]
+    assert told == [outcomes]
+    folder = Path("runs/toy/slurm").absolute()
+    identifier = outcomes[CELLS[0]].detail.removeprefix("job ")
+    until((folder / f"{identifier}_0_result.pkl").exists)
+    assert submitit.local.local.LocalJob(folder, identifier).result().state == "finished"
+    check_cells(CELLS[:1], [10, 20, 30])
+
+
+def test_slurm_is_asked_for_one_array_job(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    programs = folder / "bin"
+    programs.mkdir()
+    for name, text in {"sbatch": 'cp "$@" submitted.sh; echo Submitted batch job 12', "srun": "exit 0"}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    monkeypatch.setenv("A_SECRET", "hidden-from-disk")
+    slurm = Slurm("gpu", 90, 1, threads=3)
+    slurm.check()
+    outcomes = slurm(jobs(), Event(), lambda _: None)
+    assert [outcome.detail for outcome in outcomes.values()] == ["job 12_0", "job 12_1"]
+    lines = (folder / "submitted.sh").read_text().splitlines()
+    asked = {"--array=0-1%1", "--cpus-per-task=3", "--partition=gpu", "--time=90", "--job-name=toy"}
+    assert {f"#SBATCH {option}" for option in asked} <= set(lines)
+    assert all(b"hidden-from-disk" not in p.read_bytes() for p in Path("runs").rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--on", "slurm"], "on: 'slurm' needs sbatch, which is not on the PATH"),
+        (["--minutes", "5"], "minutes: is for --on slurm, not for --on local"),
+        (["--on", "slurm", "--minutes", "0"], "minutes: expected at least 1, got 0"),
+    ],
+)
+def test_without_slurm_one_line_and_nothing_is_created(options: list[str], message: str, folder: Path) -> None:
+    process = sweep(*options)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    (line,) = err.splitlines()
+    assert message in line
+    assert sorted(path.name for path in folder.iterdir()) == ["conf", "toy.yaml"]
