@@ -18,6 +18,7 @@ from dsob_pl.analysis.statistics import estimate, interquartile_mean
 from dsob_pl.analysis.text import interval
 
 RESULTS = Path(__file__).resolve().parent / "results"
+GOALS = {"pendulum": (-200, 2500), "inverted_pendulum": (950, 5000)}  # return, environment steps
 FACTORS_AT = 500  # environment steps, which all of its fits have reached
 
 
@@ -45,9 +46,28 @@ def factor_table() -> str:
     return "\n".join(lines)
 
 
+def control_table() -> str:
+    """When each seed of the small control tasks first met its goal, and where it ended."""
+    results = read_csv(RESULTS / "compare" / "control")
+    lines = ["| task | goal | seeds that met it | first evaluation that did, in environment steps | at the end |"]
+    lines.append("|---|---|---|---|---|")
+    for task, (goal, within) in GOALS.items():
+        curves = results.curves[results.curves["task"] == task]
+        last = curves[curves["environment_step"] == curves["environment_step"].max()]
+        met = curves[(curves["eval/return_mean"] >= goal) & (curves["environment_step"] <= within)]
+        first = sorted(met.groupby("seed")["environment_step"].min())
+        end = interval(estimate(interquartile_mean, [last["eval/return_mean"].to_numpy()]))
+        many = curves["seed"].nunique()
+        cells = [task, f"{goal:,} within {within:,}", f"{len(first)} of {many}", f"{first[0]:,} to {first[-1]:,}"]
+        still = int((last["eval/return_mean"] >= goal).sum())
+        step = f"{last['environment_step'].iloc[0]:,}"
+        lines.append(f"| {' | '.join(cells)} | {end} at {step}; {still} of {many} still meet it |")
+    return "\n".join(lines)
+
+
 def tables() -> dict[str, str]:
     """By the name of their place in the README."""
-    return {"summit": task_table("summit", "summit_5"), "factors": factor_table()}
+    return {"summit": task_table("summit", "summit_5"), "factors": factor_table(), "control": control_table()}
 
 
 if __name__ == "__main__":

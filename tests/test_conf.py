@@ -13,6 +13,7 @@ TASKS = sorted(p for p in CONF.glob("*.yaml") if p.name != "debug.yaml")
 OVERLAYS = sorted(CONF.glob("method/*.yaml"))
 ABLATIONS = sorted(CONF.glob("ablation/*.yaml"))
 NOISE = sorted(CONF.glob("noise/*.yaml"))
+SUITES = sorted(CONF.glob("suite/*.yaml"))  # tests/experiments
 GROUND_TRUTH = sorted(CONF.glob("ground_truth/*.yaml"))
 TINY = ["--trainer.max_steps=14", "--trainer.val_check_interval=14", "--trainer.log_every_n_steps=7", "--threads=1"]
 TINY += ["--data.warmup_steps=6", "--data.batch_size=4", "--data.updates_per_step=1", "--data.capacity=1000"]
@@ -60,7 +61,7 @@ def test_a_policy_evaluation_runs_as_its_first_line_says(path, monkeypatch, tmp_
 
 def test_every_config_is_run_by_one_of_these():
     files = {path for path in CONF.rglob("*.yaml") if path.name != "debug.yaml"}
-    assert files == {*TASKS, *OVERLAYS, *ABLATIONS, *NOISE, *GROUND_TRUTH}
+    assert files == {*TASKS, *OVERLAYS, *ABLATIONS, *NOISE, *GROUND_TRUTH, *SUITES}
     assert {path.stem for path in OVERLAYS} >= {"mmd", "mmd_sobolev", "msmmd_sobolev"}
 
 

@@ -83,3 +83,22 @@ def test_the_table_of_many_seeds_is_that_of_the_recorded_turns():
     assert study.read()
     assert shown("many seeds") == study.table()
     assert {row["cell"] for row in study.read()} <= set(study.cells())
+
+
+@pytest.mark.parametrize("name", ["summit", "factors", "control"])
+def test_the_tables_of_the_comparison_are_those_of_the_recorded_runs(name):
+    assert shown(name) == study_of("compare_tables").tables()[name]
+
+
+def test_the_table_of_td3_is_that_of_the_recorded_runs():
+    study = study_of("sb3_check")
+    assert study.read()
+    assert shown("sb3") == study.table().strip()
+
+
+def test_intervals_in_the_claims_are_those_of_the_tables():
+    claims = README.split("| claim | paper |")[1].split("\n\n")[0]
+    tables = README.replace(claims, "")
+    found = re.findall(r"-?[\d.]+ \[-?[\d., -]+\]", claims)
+    assert len(found) > 8
+    assert [text for text in found if text not in tables] == []
