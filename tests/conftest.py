@@ -14,6 +14,12 @@ def _one_thread_fixed_seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _no_tracking_uri(monkeypatch):
+    """MLflow puts the uri that it was given into the environment, for processes that come after: other tests' too."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
 @pytest.fixture
 def float64():
     """Float64 as the default type: tests of mathematics must not measure rounding."""
