@@ -5,16 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from typing import Any, NoReturn
+from typing import Any
 
-from dsob_pl.errors import UsageError, nearest
+from dsob_pl.cli.options import Parser
+from dsob_pl.errors import UsageError
 
 PARALLEL_ENVIRONMENTS = 10  # one batched policy call for so many episodes; more cost memory and gain little
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"evaluate: {message}")
 
 
 def _at_least(minimum: int) -> Any:
@@ -26,9 +22,9 @@ def _at_least(minimum: int) -> Any:
     return integer
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The options of ``evaluate``."""
-    result = _Parser(
+    result = Parser(
         prog="python -m dsob_pl evaluate",
         description="Episodes of a trained policy, without exploration.",
         allow_abbrev=False,
@@ -58,13 +54,9 @@ def evaluate(arguments: list[str]) -> int:
     Raises:
         UsageError: bad options, no such run or checkpoint, or an environment that does not fit it.
     """
-    try:
-        options, unknown = parser().parse_known_args(arguments)
-    except SystemExit:  # after --help; errors raise UsageError
+    options = parser().read(arguments)
+    if options is None:
         return 0
-    if unknown:
-        valid = [name for action in parser()._actions for name in action.option_strings]
-        raise UsageError(f"evaluate: unknown option '{unknown[0]}'{nearest(unknown[0].partition('=')[0], valid)}")
     result = _evaluate(options)
     if options.json:
         print(json.dumps(result))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from dsob_pl.errors import UsageError, nearest
+from dsob_pl.cli.options import Parser
+from dsob_pl.errors import UsageError
 
 if TYPE_CHECKING:
     from dsob_pl.analysis import Results
@@ -17,14 +18,9 @@ _AGAINST = "mage"
 _DOTS = 120  # per inch, of the PNG files
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"report: {message}")
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The options of ``report``."""
-    result = _Parser(
+    result = Parser(
         prog="python -m dsob_pl report",
         description="Compares the methods of a suite: a self-contained page, figures and CSV tables, from MLflow.",
         allow_abbrev=False,
@@ -44,13 +40,9 @@ def report(arguments: list[str]) -> int:
     Raises:
         UsageError: bad options, no such suite, metric, method or store, or a folder that cannot be written to.
     """
-    try:
-        options, unknown = parser().parse_known_args(arguments)
-    except SystemExit:  # after --help; errors raise UsageError
+    options = parser().read(arguments)
+    if options is None:
         return 0
-    if unknown:
-        valid = [name for action in parser()._actions for name in action.option_strings]
-        raise UsageError(f"report: unknown option '{unknown[0]}'{nearest(unknown[0].partition('=')[0], valid)}")
     if options.suite is None and options.from_csv is None:
         raise UsageError("report: expected --suite NAME or --from_csv DIR")
     from dsob_pl.analysis.comparison import compare

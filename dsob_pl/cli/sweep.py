@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from dsob_pl.cli.config_files import read_sources
-from dsob_pl.errors import RunFailed, UsageError, nearest
+from dsob_pl.cli.options import Parser
+from dsob_pl.errors import RunFailed, UsageError
 from dsob_pl.experiments.suite import Cell, Suite, check_keys_once, expand, parse_settings, parse_suite, select
 from dsob_pl.seeds import compact_seeds, parse_seeds
 
@@ -27,14 +28,9 @@ _PLACES = ("local", "ray", "slurm")
 _AGAIN = ("failed", "changed", "all")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"sweep: {message}")
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The options of ``sweep``."""
-    result = _Parser(
+    result = Parser(
         prog="python -m dsob_pl sweep",
         description="Runs every cell of a suite, each once: what is finished is skipped, what was cut off is gone on "
         "with, what died is tried once more. Logs are in runs/SUITE/.",
@@ -62,13 +58,9 @@ def sweep(arguments: list[str]) -> int:
         UsageError: bad options, a suite that is not right, or cells that have run with other settings.
         RunFailed: cells that failed or died, named.
     """
-    try:
-        options, unknown = parser().parse_known_args(arguments)
-    except SystemExit:  # after --help; errors raise UsageError
+    options = parser().read(arguments)
+    if options is None:
         return 0
-    if unknown:
-        valid = [name for action in parser()._actions for name in action.option_strings]
-        raise UsageError(f"sweep: unknown option '{unknown[0]}'{nearest(unknown[0].partition('=')[0], valid)}")
     for name in ("partition", "minutes"):
         if getattr(options, name) is not None and options.on != "slurm":
             raise UsageError(f"sweep: {name}: is for --on slurm, not for --on {options.on}")
