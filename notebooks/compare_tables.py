@@ -31,7 +31,7 @@ def task_table(suite: str, task: str, against: str = "mage") -> str:
     for _, row in rows.iterrows():
         score, area = (interval(estimate_of(row, name)) for name in ("score", "area"))
         cells = [row["method"], row["setting"], row["seeds"], score, area, row["against"]]
-        lines.append(f"| {' | '.join(str(cell) for cell in cells)} |".replace("|  |", "| |"))
+        lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
     return "\n".join(lines)
 
 

@@ -20,9 +20,6 @@ def factors_of(tags: dict[str, str]) -> dict[str, str]:
     return {"task": tags["task"], "method": tags["method"], "noise": tags.get("noise", "none")}
 
 
-# The rows of the tables ---------------------------------------------------------------------------------------------
-
-
 def read_grid(client: Any, runs: list[Any]) -> tuple[list[dict[str, str]], str | None]:
     """The cells that the suite is to have and the metric it is scored by; neither where no sweep has recorded them."""
     suites = [run for run in runs if run.data.tags.get("kind") == "suite"]

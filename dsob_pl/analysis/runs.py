@@ -17,7 +17,6 @@ from dsob_pl.errors import UsageError, nearest
 
 # Beside the evaluations: the largest gamma*kappa, and how far a run has come.
 _GAMMA_KAPPA, _PROGRESS = "bellman/gamma_kappa", "critic/loss"
-_PER_PAGE = 1000
 _SHORT = 8  # characters of a run's id, which `evaluate --run` takes as well as all of it
 # Of runs of the same seed, one that has ended counts before one that has not.
 _RANK = {"FINISHED": 2, "FAILED": 1}
@@ -89,28 +88,19 @@ def _runs_of(client: Any, name: str) -> list[Any]:
     """All runs of the suite that are not superseded."""
     from mlflow.exceptions import MlflowException
 
+    from dsob_pl.tracking.store import PARENT_TAG, SUPERSEDED_TAG, all_runs
+
     try:
         experiment = client.get_experiment_by_name(name)
         if experiment is None or experiment.lifecycle_stage == "deleted":
             names = [e.name for e in client.search_experiments() if e.name != "Default"]
             there = f" (there: {', '.join(sorted(names)[:10])})" if names else " (there is none yet)"
             raise UsageError(f"there is no suite '{name}'{nearest(name, names) or there}")
-        runs: list[Any] = []
-        token = None
-        while True:
-            page = client.search_runs([experiment.experiment_id], max_results=_PER_PAGE, page_token=token)
-            runs += page
-            token = page.token
-            if not token:
-                break
+        runs = all_runs(client, [experiment.experiment_id])
     except MlflowException as error:
         raise UsageError(f"MLflow cannot be read: {' '.join(str(error).split())[:200]}") from error
-    gone = {run.info.run_id for run in runs if _superseded(run)}
-    return [r for r in runs if r.info.run_id not in gone and r.data.tags.get("mlflow.parentRunId") not in gone]
-
-
-def _superseded(run: Any) -> bool:
-    return str(run.data.tags.get("superseded", "")).lower() == "true"
+    gone = {run.info.run_id for run in runs if run.data.tags.get(SUPERSEDED_TAG) == "true"}
+    return [r for r in runs if r.info.run_id not in gone and r.data.tags.get(PARENT_TAG) not in gone]
 
 
 def _seed_runs(runs: list[Any]) -> list[Any]:

@@ -7,19 +7,10 @@ import json
 import math
 from typing import Any
 
-from dsob_pl.cli.options import Parser
+from dsob_pl.cli.options import Parser, at_least
 from dsob_pl.errors import UsageError
 
 PARALLEL_ENVIRONMENTS = 10  # one batched policy call for so many episodes; more cost memory and gain little
-
-
-def _at_least(minimum: int) -> Any:
-    def integer(text: str) -> int:
-        if not text.lstrip("+-").isdigit() or int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"expected an integer of at least {minimum}, got '{text}'")
-        return int(text)
-
-    return integer
 
 
 def parser() -> Parser:
@@ -33,9 +24,9 @@ def parser() -> Parser:
     source.add_argument("--run", metavar="RUN_ID", help="id of a run, or the beginning of one")
     source.add_argument("--ckpt", metavar="PATH", help="a checkpoint file")
     result.add_argument("--which", choices=("best", "last"), default="best", help="checkpoint of the run (best)")
-    result.add_argument("--episodes", type=_at_least(1), default=10, metavar="N", help="number of episodes (10)")
+    result.add_argument("--episodes", type=at_least(1), default=10, metavar="N", help="number of episodes (10)")
     result.add_argument(
-        "--seed", type=_at_least(0), metavar="S", help="reset seed of the first episode (that of the run's evaluations)"
+        "--seed", type=at_least(0), metavar="S", help="reset seed of the first episode (that of the run's evaluations)"
     )
     result.add_argument("--env_id", metavar="ID", help="evaluate in another environment than the run's")
     result.add_argument(

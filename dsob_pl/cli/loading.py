@@ -14,7 +14,7 @@ import yaml
 
 from dsob_pl.errors import UsageError, nearest
 from dsob_pl.seeds import compact_seeds
-from dsob_pl.tracking.store import database_path, local_path, mlflow_client, resolve_tracking_uri
+from dsob_pl.tracking.store import PARENT_TAG, all_runs, database_path, local_path, mlflow_client, resolve_tracking_uri
 from dsob_pl.training.checkpoint_file import SEEDS_KEY, SIZES_KEY, check_fits, checkpoint_config, read_checkpoint
 
 Which = Literal["best", "last"]
@@ -96,8 +96,8 @@ def _runs_under(path: Path, tracking_uri: str) -> list[tuple[int, str]]:
         return []
     client = mlflow_client(tracking_uri)
     experiments = [e.experiment_id for e in client.search_experiments()]
-    parent = f"tags.`mlflow.parentRunId` = '{path.absolute().parents[2].name}'"
-    runs = client.search_runs(experiments, filter_string=parent, max_results=1000)
+    parent = f"tags.`{PARENT_TAG}` = '{path.absolute().parents[2].name}'"
+    runs = all_runs(client, experiments, parent)
     return sorted((int(r.data.tags["seed"]), r.info.run_id) for r in runs if r.data.tags.get("seed", "").isdigit())
 
 
@@ -113,7 +113,7 @@ def _artifacts_in_store(run: str, tracking_uri: str) -> Path:
         raise UsageError(f"there is no run '{run}': no MLflow database '{database}'; run from the project's folder")
     client = mlflow_client(tracking_uri)
     experiments = [e.experiment_id for e in client.search_experiments()]
-    runs = {r.info.run_id: r.info.artifact_uri for r in client.search_runs(experiments, max_results=50_000)}
+    runs = {r.info.run_id: r.info.artifact_uri for r in all_runs(client, experiments)}
     matches = [name for name in runs if name.startswith(run)]
     if len(matches) != 1:
         reason = "is the beginning of several" if matches else f"is not in '{tracking_uri}'{nearest(run, runs)}"

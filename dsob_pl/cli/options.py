@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from dsob_pl.errors import UsageError, nearest
@@ -35,3 +35,14 @@ class Parser(argparse.ArgumentParser):
             name = unknown[0].partition("=")[0]
             raise UsageError(f"{self._command}: unknown option '{unknown[0]}'{nearest(name, valid)}")
         return options
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """The type of an option that is an integer of at least ``minimum``."""
+
+    def integer(text: str) -> int:
+        if not text.lstrip("+-").isdigit() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"expected an integer of at least {minimum}, got '{text}'")
+        return int(text)
+
+    return integer

@@ -15,7 +15,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from dsob_pl.cli.config_files import read_sources
-from dsob_pl.cli.options import Parser
+from dsob_pl.cli.options import Parser, at_least
 from dsob_pl.errors import RunFailed, UsageError
 from dsob_pl.experiments.suite import Cell, Suite, check_keys_once, expand, parse_settings, parse_suite, select
 from dsob_pl.seeds import compact_seeds, parse_seeds
@@ -41,13 +41,13 @@ def parser() -> Parser:
     add("--only", metavar="PATTERN", nargs="+", default=[], help="cells of these names, as mage or 'summit_*/mage'")
     add("--seeds", metavar="SEEDS", help="these in place of the suite's")
     add("--set", metavar="KEY=VALUE", nargs="+", default=[], action="extend", help="options of fit, for every cell")
-    add("--jobs", metavar="N", type=int, help="processes at a time (number of cores / threads)")
-    add("--threads", metavar="N", type=int, help="of each process (1)")
+    add("--jobs", metavar="N", type=at_least(1), help="processes at a time (number of cores / threads)")
+    add("--threads", metavar="N", type=at_least(1), help="of each process (1)")
     add("--again", choices=_AGAIN, help="run again what has failed, what ran with other settings, or everything")
     add("--dry-run", "--dry_run", action="store_true", help="list the commands, start nothing")
     add("--on", choices=_PLACES, default="local", help="where the cells run (local)")
     add("--partition", metavar="NAME", help="of SLURM, in place of its default")
-    add("--minutes", metavar="N", type=int, help="that SLURM gives each cell (1440)")
+    add("--minutes", metavar="N", type=at_least(1), help="that SLURM gives each cell (1440)")
     return result
 
 
@@ -64,10 +64,10 @@ def sweep(arguments: list[str]) -> int:
     for name in ("partition", "minutes"):
         if getattr(options, name) is not None and options.on != "slurm":
             raise UsageError(f"sweep: {name}: is for --on slurm, not for --on {options.on}")
-    for name in ("jobs", "threads", "minutes"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UsageError(f"sweep: {name}: expected at least 1, got {value}")
+    if options.jobs is not None and options.on == "ray":
+        raise UsageError(
+            "sweep: jobs: is not for --on ray, which runs as many cells as it has free CPUs; use --threads"
+        )
     suite, grid = read_suite(options.config, parse_settings(options.set))
     chosen = select(grid, options.only)
     if options.seeds is not None:
@@ -77,8 +77,7 @@ def sweep(arguments: list[str]) -> int:
         chosen, grid = ([_with_threads(cell, options.threads) for cell in cells] for cells in (chosen, grid))
     from dsob_pl.experiments.sweep import Sweep, run_sweep
 
-    text = Path(options.config).read_text(encoding="utf-8")
-    plan = Sweep(suite, text, grid, chosen, options.again, options.threads or 1)
+    plan = Sweep(suite, grid, chosen, options.again, options.threads or 1)
     if options.dry_run:
         return _list(plan)
     stop = Event()
@@ -94,8 +93,9 @@ def read_suite(file: str, settings: Sequence[tuple[str, str]] = ()) -> tuple[Sui
         UsageError: the suite or a file that it names is missing or not right.
     """
     tree = read_sources(["--config", file])[0].tree
-    check_keys_once(Path(file).read_text(encoding="utf-8"), file)
-    suite = parse_suite(tree, file)
+    text = Path(file).read_text(encoding="utf-8")
+    check_keys_once(text, file)
+    suite = dataclasses.replace(parse_suite(tree, file), text=text)
     trees: dict[str, Any] = {}
     for where, part in suite.parts():
         for name in part.files:

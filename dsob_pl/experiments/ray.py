@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from importlib.util import find_spec
 from threading import Event
 from typing import Any
 
 from dsob_pl.errors import UsageError
-from dsob_pl.experiments.local import Watch
+from dsob_pl.experiments.schedule import Watch, run_jobs
 from dsob_pl.experiments.worker import Job, Outcome, run_cell
-
-_TICK_SECONDS = 0.5
-_BUSY_SECONDS = 5.0
 
 
 def check_ray() -> None:
@@ -63,40 +60,20 @@ def run_ray(threads: int, jobs: Sequence[Job], stop: Event, watch: Watch) -> dic
 
 
 def _run(ray: Any, task: Any, jobs: Sequence[Job], stop: Event, watch: Watch) -> dict[str, Outcome]:
-    outcomes: dict[str, Outcome] = {}
-    waiting = [(0.0, job) for job in jobs]  # with the time before which it is not to be tried again
-    running: dict[Any, Job] = {}
-    cancelled = False
-    while running or (waiting and not stop.is_set()):
-        now = time.monotonic()
-        for entry in [] if stop.is_set() else [entry for entry in waiting if entry[0] <= now]:
-            waiting.remove(entry)
-            running[task.remote(entry[1], wait=False)] = entry[1]
-        if stop.is_set() and not cancelled:
-            cancelled = True
-            for reference in running:
-                ray.cancel(reference, force=False)  # raises KeyboardInterrupt in it, which ends its process politely
-        done, _ = ray.wait(list(running), timeout=_TICK_SECONDS) if running else ([], None)
-        if not running:
-            stop.wait(_TICK_SECONDS)
-        for reference in done:
-            job, outcome = running.pop(reference), _outcome(ray, reference)
-            if outcome.state == "busy":  # another sweep is at it; the others first
-                waiting.append((time.monotonic() + _BUSY_SECONDS, job))
-            else:
-                outcomes[job.cell.name] = outcome
-        watch(outcomes)
-    return outcomes
+    references: list[Any] = []
 
+    def submit(job: Job) -> Future[Outcome]:
+        references.append(task.remote(job, wait=False))
+        future: Future[Outcome] = references[-1].future()
+        return future
 
-def _outcome(ray: Any, reference: Any) -> Outcome:
-    """How a cell ended; an error of Ray, such as a machine that is gone, is the end of that cell."""
-    try:
-        outcome: Outcome = ray.get(reference)
-        return outcome
-    except (ray.exceptions.TaskCancelledError, KeyboardInterrupt):
-        return Outcome("stopped", ran=True)
-    except ray.exceptions.RayError as error:
-        if "KeyboardInterrupt" in str(error):
-            return Outcome("stopped", ran=True)
-        return Outcome("died", " ".join(str(error).split())[-200:])
+    def cancel() -> None:
+        for reference in references:  # raises KeyboardInterrupt in those that run, which end their process politely
+            ray.cancel(reference, force=False)
+
+    def outcome(error: BaseException) -> Outcome | None:
+        stopped = isinstance(error, KeyboardInterrupt | ray.exceptions.TaskCancelledError)
+        return Outcome("stopped", ran=True) if stopped or "KeyboardInterrupt" in str(error) else None
+
+    # Ray itself starts as many as there are free CPUs.
+    return run_jobs(jobs, stop, watch, submit, len(jobs), cancel, outcome)

@@ -10,10 +10,9 @@ from typing import Any
 
 from dsob_pl.experiments.suite import FACTORS, Cell, Suite
 from dsob_pl.seeds import compact_seeds, parse_seeds
-from dsob_pl.tracking.store import PARENT_TAG, SUPERSEDED_TAG, creation_lock, experiment_id
+from dsob_pl.tracking.store import PARENT_TAG, SUPERSEDED_TAG, all_runs, creation_lock, experiment_id
 
 FAILED_TAG = "failed"
-_PER_PAGE = 500
 
 
 @dataclass
@@ -72,7 +71,7 @@ def cell_runs(client: Any, suite: str, cell: str | None = None) -> dict[str, lis
         return {}
     runs = [
         run
-        for run in _search(client, experiment.experiment_id, f"tags.cell = '{cell}'" if cell else "")
+        for run in all_runs(client, [experiment.experiment_id], f"tags.cell = '{cell}'" if cell else "")
         if "cell" in run.data.tags and run.data.tags.get("suite") == suite
     ]
     ids = {run.info.run_id for run in runs}
@@ -99,17 +98,6 @@ def cell_runs(client: Any, suite: str, cell: str | None = None) -> dict[str, lis
         if parent in found and seed.isdigit() and run.info.run_id not in gone:
             found[parent].children[int(seed)] = (run.info.run_id, run.info.status)
     return {name: sorted(own, key=lambda run: run.start_time) for name, own in result.items()}
-
-
-def _search(client: Any, experiment_id: str, condition: str) -> list[Any]:
-    runs: list[Any] = []
-    token = None
-    while True:
-        page = client.search_runs([experiment_id], condition, max_results=_PER_PAGE, page_token=token)
-        runs += page
-        token = page.token
-        if not token:
-            return runs
 
 
 def seeds_left(cell: Cell, runs: Sequence[CellRun]) -> list[int]:
@@ -140,7 +128,7 @@ def mark_failed(client: Any, run: CellRun) -> None:
 # The suite's own run --------------------------------------------------------------------------------------------------
 
 
-def open_suite(client: Any, tracking_uri: str, suite: Suite, grid: Iterable[Cell], text: str) -> str:
+def open_suite(client: Any, tracking_uri: str, suite: Suite, grid: Iterable[Cell]) -> str:
     """Id of the run of ``suite``, made where there is none yet; it holds the file and the list of all cells.
 
     Args:
@@ -148,17 +136,16 @@ def open_suite(client: Any, tracking_uri: str, suite: Suite, grid: Iterable[Cell
         tracking_uri: of the store.
         suite: the suite.
         grid: all its cells.
-        text: of the suite file.
     """
     with creation_lock(tracking_uri):
         experiment = experiment_id(client, tracking_uri, suite.name, Path("mlruns").absolute())
-        runs = _search(client, experiment, "tags.kind = 'suite'")
+        runs = all_runs(client, [experiment], "tags.kind = 'suite'")
         tags = {"kind": "suite", "suite": suite.name}
         run = min(runs, key=lambda r: r.info.start_time) if runs else None
         run_id = (run or client.create_run(experiment, tags=tags, run_name=suite.name)).info.run_id
         client.update_run(run_id, status="RUNNING")
         client.set_tag(run_id, "score", suite.score)
-        client.log_text(run_id, text, "suite.yaml")
+        client.log_text(run_id, suite.text, "suite.yaml")
         rows = [
             {"cell": cell.name, **{name: getattr(cell, name) for name in FACTORS}}
             | {"seeds": compact_seeds(cell.seeds), "command": cell.command}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from threading import Event
 from typing import Any, Literal
 
 from dsob_pl.errors import UsageError
-from dsob_pl.experiments.local import Watch
+from dsob_pl.experiments.schedule import Watch
 from dsob_pl.experiments.worker import Job, Outcome, run_cell
 
 _SHORTEST_MINUTES = 1
@@ -68,8 +68,7 @@ class Slurm:
                 slurm_array_parallelism=self.at_once or len(jobs),
                 **({"slurm_partition": self.partition} if self.partition else {}),
             )
-        # sbatch hands on the environment; in a pickle in a shared folder it would give away whatever secret is in it.
-        submitted = executor.map_array(run_cell, [replace(job, environment={}) for job in jobs])
+        submitted = executor.map_array(run_cell, list(jobs))
         print(f"submitted {len(jobs)} cells as job {submitted[0].job_id.partition('_')[0]}; scripts and logs: {folder}")
         outcomes = {
             job.cell.name: Outcome("submitted", f"job {handle.job_id}", True) for job, handle in zip(jobs, submitted)

@@ -16,6 +16,7 @@ import yaml
 
 from dsob_pl.errors import UsageError, nearest
 from dsob_pl.seeds import compact_seeds, parse_seeds
+from dsob_pl.tracking.store import PARENT_TAG
 
 KEYS = ("name", "score", "seeds", "tasks", "methods", "noise", "options")
 FACTORS = ("task", "method", "noise")
@@ -48,6 +49,7 @@ class Suite:
         methods: by name.
         noise: by name.
         options: of every cell, put last.
+        text: of the file.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Suite:
     methods: Mapping[str, Part]
     noise: Mapping[str, Part]
     options: Options = ()
+    text: str = ""
 
     def parts(self) -> Iterator[tuple[str, Part]]:
         """Every part with the key that it stands under, such as ``methods.mage``."""
@@ -109,7 +112,7 @@ class Cell:
             run_id: of the run to go on with.
             ckpt_path: checkpoint to go on from.
         """
-        tags = self.tags | ({"mlflow.parentRunId": parent} if parent else {})
+        tags = self.tags | ({PARENT_TAG: parent} if parent else {})
         return [
             "fit",
             *(word for file in self.files for word in ("--config", file)),
@@ -160,7 +163,8 @@ def parse_suite(tree: Mapping[str, Any], source: str) -> Suite:
         if not isinstance(score, str) or not score:
             raise UsageError(f"score: expected the name of a metric such as {DEFAULT_SCORE}, got {score!r}")
         seeds = tuple(parse_seeds(tree["seeds"]))
-        return Suite(_named(name, "name"), score, seeds, **grid, options=_options(tree.get("options"), "options"))
+        options = _options(tree.get("options"), "options")
+        return Suite(_named(name, "name"), score, seeds, grid["tasks"], grid["methods"], grid["noise"], options)
     except UsageError as error:
         raise UsageError(f"{source}: {error}") from error
 

@@ -9,7 +9,6 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 from dsob_pl.errors import UsageError
-from dsob_pl.experiments.local import Watch
 from dsob_pl.experiments.record import (
     CellRun,
     cell_runs,
@@ -18,10 +17,18 @@ from dsob_pl.experiments.record import (
     seeds_left,
     supersede,
 )
+from dsob_pl.experiments.schedule import Watch
 from dsob_pl.experiments.suite import Cell, Suite
 from dsob_pl.experiments.table import Table
 from dsob_pl.experiments.worker import Job, Outcome, locked, outcome_of_ended
-from dsob_pl.tracking.store import check_writable, creation_lock, database_path, mlflow_client, resolve_tracking_uri
+from dsob_pl.tracking.store import (
+    SUPERSEDED_TAG,
+    check_writable,
+    creation_lock,
+    database_path,
+    mlflow_client,
+    resolve_tracking_uri,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,7 +42,6 @@ class Sweep:
 
     Attributes:
         suite: the suite.
-        text: its file.
         grid: all its cells.
         cells: those that are to be run now.
         again: of what has been run, what is to be run anew: failed, changed (with other settings), all, or nothing.
@@ -43,7 +49,6 @@ class Sweep:
     """
 
     suite: Suite
-    text: str
     grid: Sequence[Cell]
     cells: Sequence[Cell]
     again: str | None = None
@@ -76,7 +81,7 @@ def run_sweep(sweep: Sweep, runner: Runner, stop: Event) -> dict[str, Outcome]:
     runs = recorded(sweep.suite)
     _check_settings(sweep, runs)
     client = _client(uri)
-    parent = open_suite(client, uri, sweep.suite, sweep.grid, sweep.text)
+    parent = open_suite(client, uri, sweep.suite, sweep.grid)
     jobs = [Job(cell, parent, uri, logs, Path.cwd(), sweep.threads) for cell in sweep.cells]
     for job in jobs:
         _forget(client, job, runs.get(job.cell.name, []), sweep.again)
@@ -138,4 +143,4 @@ def _forget(client: object, job: Job, runs: Sequence[CellRun], again: str | None
         for run in given_up:
             supersede(client, run)
         for run_id in seeds:
-            client.set_tag(run_id, "superseded", "true")  # type: ignore[attr-defined]
+            client.set_tag(run_id, SUPERSEDED_TAG, "true")  # type: ignore[attr-defined]

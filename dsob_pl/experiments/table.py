@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any, TextIO
 
 from dsob_pl.experiments.worker import MARK, Job, Outcome, tail
-from dsob_pl.tracking.store import PARENT_TAG
+from dsob_pl.tracking.store import PARENT_TAG, all_runs
 
 _STEP = re.compile(r"step ([\d,]+)/([\d,]+)(?:.*? eta (\S+))?")
 _REFRESH_SECONDS, _SCORE_SECONDS = 2.0, 10.0
@@ -84,9 +84,7 @@ class Table:
         kind = self.score.rpartition("/")[2]
         try:
             experiment = self.client.get_experiment_by_name(first.cell.suite)
-            runs = self.client.search_runs(
-                [experiment.experiment_id], f"tags.`{PARENT_TAG}` = '{first.parent}'", max_results=5000
-            )
+            runs = all_runs(self.client, [experiment.experiment_id], f"tags.`{PARENT_TAG}` = '{first.parent}'")
         except MlflowException:
             return  # the next time
         for run in sorted(runs, key=lambda run: run.info.start_time):

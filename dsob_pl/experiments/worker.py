@@ -8,9 +8,9 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any, Literal
@@ -40,7 +40,6 @@ class Job:
         folder: of logs and locks.
         directory: to run in, which relative paths start from.
         threads: of the process.
-        environment: of the process, on top of that of whoever runs the cell.
     """
 
     cell: Cell
@@ -49,7 +48,6 @@ class Job:
     folder: Path
     directory: Path
     threads: int = 1
-    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
 
     @property
     def log(self) -> Path:
@@ -182,7 +180,7 @@ def _to_go_on_with(client: Any, runs: list[CellRun], anew: bool) -> tuple[CellRu
 
 def _train(job: Job, arguments: list[str], lock: int, stop: Event) -> int:
     """Exit code of ``fit``; that of a signal is negative."""
-    environment = {**os.environ, **job.environment, "OMP_NUM_THREADS": str(job.threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads)}
     environment["MLFLOW_TRACKING_URI"] = job.tracking_uri
     with job.log.open("a", encoding="utf-8") as log:
         how = "gone on with" if any(word.startswith("--ckpt_path") for word in arguments) else "started"

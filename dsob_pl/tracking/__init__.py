@@ -8,20 +8,19 @@ from dsob_pl.tracking.glossary import GLOSSARY, glossary_table, unknown_metrics
 if TYPE_CHECKING:
     from dsob_pl.tracking.mlflow_logger import MLflowLogger
     from dsob_pl.tracking.record import RecordRun
-    from dsob_pl.tracking.seeds import compact_seeds, seed_loggers
+    from dsob_pl.tracking.seeds import seed_loggers
 
 __all__ = [
     "GLOSSARY",
     "MLflowLogger",
     "RecordRun",
-    "compact_seeds",
     "glossary_table",
     "seed_loggers",
     "unknown_metrics",
 ]
 
 # Imported when asked for: whoever only reads runs does not wait ten seconds for Lightning and torch.
-_MODULES = {"MLflowLogger": "mlflow_logger", "RecordRun": "record", "compact_seeds": "seeds", "seed_loggers": "seeds"}
+_MODULES = {"MLflowLogger": "mlflow_logger", "RecordRun": "record", "seed_loggers": "seeds"}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,10 +10,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from dsob_pl.errors import UsageError
-from dsob_pl.seeds import compact_seeds
 from dsob_pl.tracking.mlflow_logger import MLflowLogger
-
-__all__ = ["compact_seeds", "seed_loggers"]
 
 
 def seed_loggers(loggers: Sequence[Logger], seed: int) -> list[Logger]:

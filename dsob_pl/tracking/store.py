@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +16,13 @@ from dsob_pl.errors import UsageError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
 # Of the run that another lies under, and of a run that was given up: whatever reads runs leaves it out.
 PARENT_TAG, SUPERSEDED_TAG = "mlflow.parentRunId", "superseded"
 _SQLITE = "sqlite:///"
+_PER_PAGE = 1000
 
 
 def resolve_tracking_uri(tracking_uri: str | None) -> str:
@@ -88,6 +90,24 @@ def experiment_id(client: MlflowClient, tracking_uri: str, name: str, artifact_l
     local = database_path(tracking_uri) is not None
     folder = str(artifact_location / re.sub(r"[^\w.-]+", "_", name)) if local else None
     return str(client.create_experiment(name, artifact_location=folder))
+
+
+def all_runs(client: MlflowClient, experiments: Sequence[str], condition: str = "") -> list[Run]:
+    """All runs of the experiments with these ids, in pages as long as MLflow gives them.
+
+    Args:
+        client: of MLflow.
+        experiments: their ids.
+        condition: of MLflow's search, such as "tags.kind = 'suite'".
+    """
+    runs: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs(list(experiments), condition, max_results=_PER_PAGE, page_token=token)
+        runs += page
+        token = page.token
+        if not token:
+            return runs
 
 
 def check_writable(folder: Path) -> None:

@@ -150,7 +150,7 @@ OPTIONS = {
     "a method that is not there": (["--only", "mag"], "no task, method or noise is called 'mag'; did you mean 'mage'?"),
     "a task that is not there": (["--only", "sumit_5/mage"], "no task is called 'sumit_5'; did you mean 'summit_5'?"),
     "too many parts": (["--only", "a/b/c/d"], "expected task/method/noise"),
-    "no jobs": (["--jobs", "0"], "jobs: expected at least 1, got 0"),
+    "no jobs": (["--jobs", "0"], "jobs: expected an integer of at least 1, got '0'"),
     "jobs that are no number": (["--jobs", "two"], "jobs"),
     "a setting without a value": (["--set", "trainer.max_steps"], "set: expected key=value"),
     "a setting of the sweep": (["--set", "seeds=3"], "'seeds' is set by the sweep itself"),

@@ -18,6 +18,7 @@ import pytest
 from dsob_pl.cli.sweep import read_suite
 from dsob_pl.experiments.record import cell_runs, open_suite
 from dsob_pl.experiments.slurm import Slurm
+from dsob_pl.experiments.suite import parse_settings
 from dsob_pl.experiments.worker import Job
 from dsob_pl.tracking.store import PARENT_TAG, mlflow_client
 
@@ -178,11 +179,11 @@ def test_a_cell_that_cannot_run_ends_the_sweep_with_one_line_that_names_it() -> 
     assert log(CELLS[1]).count(" started\n") == 1  # it would fail again
 
 
-def jobs() -> list[Job]:
-    suite, cells = read_suite("toy.yaml")
+def jobs(*settings: str) -> list[Job]:
+    suite, cells = read_suite("toy.yaml", parse_settings(settings))
     store = client()
     uri = f"sqlite:///{Path('mlflow.db').absolute()}"
-    parent = open_suite(store, uri, suite, cells, SUITE)
+    parent = open_suite(store, uri, suite, cells)
     return [Job(cell, parent, uri, Path("runs/toy").absolute(), Path.cwd()) for cell in cells]
 
 
@@ -195,6 +196,27 @@ def test_on_a_real_ray() -> None:
     assert {name: outcome.state for name, outcome in outcomes.items()} == dict.fromkeys(CELLS, "finished")
     assert watched[-1] == 2
     check_cells(CELLS, [10, 20, 30])
+
+
+def test_on_ray_a_sweep_that_is_stopped_saves_checkpoints_and_is_gone_on_with() -> None:
+    pytest.importorskip("ray")
+    from dsob_pl.experiments.ray import run_ray
+
+    longer = jobs("trainer.max_steps=200")[:1]
+    stop = Event()
+
+    def stop_in_mid_run(_: object) -> None:
+        if list(Path("mlruns").rglob("last.ckpt")):
+            stop.set()
+
+    (outcome,) = run_ray(1, longer, stop, stop_in_mid_run).values()
+    assert (outcome.state, outcome.ran) == ("stopped", True)
+    (run,) = cell_runs(client(), "toy")[CELLS[0]]
+    assert run.status == "KILLED"
+    (outcome,) = run_ray(1, longer, Event(), lambda _: None).values()
+    assert outcome.state == "finished"
+    check_cells(CELLS[:1], list(range(10, 201, 10)))
+    assert log(CELLS[0]).count(" gone on with\n") == 1
 
 
 def test_the_jobs_of_slurm_run_where_submitit_runs_them_here() -> None:
@@ -233,11 +255,14 @@ def test_slurm_is_asked_for_one_array_job(folder: Path, monkeypatch: pytest.Monk
     ("options", "message"),
     [
         (["--on", "slurm"], "on: 'slurm' needs sbatch, which is not on the PATH"),
+        (["--on", "ray", "--jobs", "2"], "jobs: is not for --on ray"),
         (["--minutes", "5"], "minutes: is for --on slurm, not for --on local"),
-        (["--on", "slurm", "--minutes", "0"], "minutes: expected at least 1, got 0"),
+        (["--on", "slurm", "--minutes", "0"], "argument --minutes: expected an integer of at least 1, got '0'"),
     ],
 )
-def test_without_slurm_one_line_and_nothing_is_created(options: list[str], message: str, folder: Path) -> None:
+def test_what_a_place_cannot_do_is_one_line_and_nothing_is_created(
+    options: list[str], message: str, folder: Path
+) -> None:
     process = sweep(*options)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2

@@ -12,7 +12,8 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from dsob_pl.errors import UsageError
-from dsob_pl.tracking import MLflowLogger, compact_seeds, seed_loggers
+from dsob_pl.seeds import compact_seeds
+from dsob_pl.tracking import MLflowLogger, seed_loggers
 from dsob_pl.tracking.store import mlflow_client
 
 
