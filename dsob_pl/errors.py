@@ -17,6 +17,18 @@ class RunFailed(RuntimeError):
     """A run that cannot go on, such as a loss that became NaN. The run is marked FAILED. Exit code 3."""
 
 
+class Interrupted(Exception):
+    """A run that was told to stop by a signal, between two steps. The run is marked KILLED. Exit code 128 + signal.
+
+    Args:
+        signal: its number.
+    """
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(f"signal {signal}")
+        self.signal = signal
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """``; did you mean 'x'?`` for the closest of ``valid``, or nothing when none is close."""
     close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.6)

@@ -118,8 +118,8 @@ class ManySeeds(L.LightningModule):
             if i not in step.failures:
                 agent.scales.take_in(seen[i], learning=self.updates > 0)
         metrics: list[Metrics] = [{} for _ in self.seeds]
+        report = (self.trainer.global_step + 1) % self._report_every == 0
         if step.batch is not None:
-            report = (self.trainer.global_step + 1) % self._report_every == 0
             each = [agent.transitions(step.batch[i]) for i, agent in enumerate(self.agents)]
             transitions = Transition(*(torch.stack(x, 1) for x in zip(*each)))  # [U, S, B]
             rounds = len(transitions.r)
@@ -136,7 +136,7 @@ class ManySeeds(L.LightningModule):
                 self._returns["episode_return"][seed] = float(episode.return_)
         broken = self._broken(step.failures)
         self.optimizers()[-1].step()  # type: ignore[index]
-        self._tell({seed: own for i, (seed, own) in enumerate(zip(self.seeds, metrics)) if i not in broken})
+        self._tell({seed: own for i, (seed, own) in enumerate(zip(self.seeds, metrics)) if i not in broken}, report)
         for seed, reason in [(self.seeds[i], reason) for i, reason in broken.items()]:
             self.drop(seed, reason)
 
@@ -164,11 +164,15 @@ class ManySeeds(L.LightningModule):
             state if agent.generator is None else agent.generator.get_state()
             for agent, state in zip(self.agents, self._generators)
         ]
+        checkpoint["dsob_latest"] = {name: value.detach().clone() for name, value in self._latest.items()}
+        checkpoint["dsob_returns"] = {name: dict(own) for name, own in self._returns.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes them back."""
         self._count(int(checkpoint["dsob_updates"]))
         self._generators = list(checkpoint["dsob_generators"])
+        self._latest = {name: value.to(self.device) for name, value in checkpoint.get("dsob_latest", {}).items()}
+        self._returns |= checkpoint.get("dsob_returns", {})
 
     # Acting -----------------------------------------------------------------------------------------------------------
 
@@ -296,12 +300,12 @@ class ManySeeds(L.LightningModule):
             for i, agent in enumerate(self.agents)
         ]
 
-    def _tell(self, metrics: dict[int, Metrics]) -> None:
-        """Hands every seed its metrics, and logs what the seeds have in common."""
+    def _tell(self, metrics: dict[int, Metrics], report: bool = True) -> None:
+        """Hands every seed its metrics, and logs what the seeds have in common, on reporting steps in any case."""
         for seed, own in metrics.items():
             if own:
                 self.report(seed, dict(zip(own, torch.stack([x.float().cpu() for x in own.values()]).tolist())))
-        if not any(metrics.values()):
+        if not report and not any(metrics.values()):
             return
         shared = {"seeds/running": float(len(self.seeds))}
         for name, latest in self._returns.items():
@@ -317,7 +321,15 @@ class ManySeeds(L.LightningModule):
 
 
 # What a checkpoint of all seeds holds for them together.
-_STACKED = ("state_dict", "optimizer_states", "callbacks", "ManySeedsData", "dsob_generators")
+_STACKED = (
+    "state_dict",
+    "optimizer_states",
+    "callbacks",
+    "ManySeedsData",
+    "dsob_generators",
+    "dsob_latest",
+    "dsob_returns",
+)
 
 
 def _act(agent: SobolevActorCritic, observations: Tensor) -> Tensor:

@@ -169,6 +169,7 @@ class SobolevActorCritic(L.LightningModule):
         self.generator: torch.Generator | None = None  # of exploration and updates; None is torch's global one
         self.updates = 0  # of the critic, so far; a number and not a buffer, which a GPU would have to be asked for
         self._latest: dict[str, Tensor] = {}  # of the most recent updates; the policy's are rarer than the critic's
+        self._episode: dict[str, Tensor] = {}  # of the most recent episode that ended
         self._speed = Speed()
 
     @property
@@ -266,12 +267,16 @@ class SobolevActorCritic(L.LightningModule):
             raise UsageError("data.warmup_steps: expected at least 1; its rewards fix the scale of model.return_range")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the counter of updates."""
+        """Adds the counter of updates, and what is reported again until there is something newer."""
         checkpoint["dsob_updates"] = self.updates
+        checkpoint["dsob_latest"] = {name: value.detach().clone() for name, value in self._latest.items()}
+        checkpoint["dsob_episode"] = dict(self._episode)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes it back."""
         self.updates = int(checkpoint["dsob_updates"])
+        self._latest = {name: value.to(self.device) for name, value in checkpoint.get("dsob_latest", {}).items()}
+        self._episode = dict(checkpoint.get("dsob_episode", {}))
 
     def training_step(self, step: Step, _: int) -> None:
         """One environment step (already taken by the data) and its U updates."""
@@ -279,8 +284,8 @@ class SobolevActorCritic(L.LightningModule):
         assert seen is not None  # without collection every step brings a batch
         self.scales.take_in(seen, learning=self.updates > 0)
         metrics: dict[str, Tensor] = {}
+        report = (self.trainer.global_step + 1) % self._report_every == 0
         if step.batch is not None:
-            report = (self.trainer.global_step + 1) % self._report_every == 0
             transitions = self.transitions(step.batch)
             rounds = transitions.r.shape[0]
             for u in range(rounds):
@@ -292,10 +297,12 @@ class SobolevActorCritic(L.LightningModule):
                 diagnostics = self.diagnose(Transition(*(x[-1] for x in transitions)))
                 metrics = self._latest | diagnostics | self._speed.measure(self.trainer.global_step + 1, self.updates)
         if step.episode is not None:
-            metrics |= {
+            self._episode = {
                 "train/episode_return": torch.tensor(float(step.episode.return_)),
                 "train/episode_length": torch.tensor(float(step.episode.length)),
             }
+        if report or step.episode is not None:
+            metrics |= self._episode
         self.optimizers()[-1].step()  # type: ignore[index]
         self._log(metrics)
 

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dsob_pl.cli.config_files import Source
 from dsob_pl.cli.diagnose import causes, check_numbers, check_top_level, explain, known_keys
 from dsob_pl.cli.parts import find_part
+from dsob_pl.cli.resume import check_format, checkpoint_to_go_on_from, join_run
 from dsob_pl.cli.seeds import (
     SeedParts,
     build_each,
@@ -31,7 +32,15 @@ from dsob_pl.data import ReplayDataModule
 from dsob_pl.errors import UsageError
 from dsob_pl.seeds import compact_seeds, parse_seeds
 from dsob_pl.tracking import MLflowLogger, RecordRun, seed_loggers
-from dsob_pl.training import BestAndLast, Progress, SeedRuns, StopOnNonFiniteLoss, check_fits, read_checkpoint
+from dsob_pl.training import (
+    BestAndLast,
+    Progress,
+    SeedRuns,
+    StopOnNonFiniteLoss,
+    StopOnSignal,
+    check_fits,
+    read_checkpoint,
+)
 from dsob_pl.training.checkpoint_file import SEEDS_KEY
 
 DEFAULT_MODEL = "dsob_pl.agents.SobolevActorCritic"
@@ -144,7 +153,12 @@ class CLI(LightningCLI):
     # Parts ------------------------------------------------------------------------------------------------------------
 
     def before_instantiate_classes(self) -> None:
-        """Sets the threads."""
+        """Sets the threads, and finds the checkpoint to go on from."""
+        if self.command == "fit":
+            own = self.config.fit
+            overlays = [Path(str(getattr(file, "relative", file))).stem for file in (own.config or [])[1:]]
+            found = checkpoint_to_go_on_from(own.as_dict(), overlays, self.seeds if len(self.seeds) > 1 else ())
+            own.ckpt_path = found
         if self.config[self.command].threads is not None:
             torch.set_num_threads(self.config[self.command].threads)
 
@@ -200,6 +214,8 @@ class CLI(LightningCLI):
             self.save_config_kwargs = {**self.save_config_kwargs, "seeds": self.seeds}
         if self.command != "fit" and isinstance(config.get("logger"), MLflowLogger):
             config["logger"] = False  # looking at a checkpoint is not a run
+        if self.command == "fit":
+            callbacks = [*callbacks, StopOnSignal()]
         return super()._instantiate_trainer(config, [*callbacks, StopOnNonFiniteLoss()])
 
     # Running ----------------------------------------------------------------------------------------------------------
@@ -210,9 +226,15 @@ class CLI(LightningCLI):
 
     def start(self) -> None:
         """Checks what a run would stumble over, then runs it."""
+        path = self.config.fit.ckpt_path if self.command == "fit" else None
         for logger in self.trainer.loggers:
             if isinstance(logger, MLflowLogger):
+                if path is not None and not logger.goes_on:
+                    join_run(logger, read_checkpoint(path), path)
                 logger.check()
+        if path is not None:
+            step = int(read_checkpoint(path)["global_step"])
+            print(f"going on from step {step:,} of '{relative(path)}'", flush=True)
         super()._run_subcommand(self.command)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -223,6 +245,8 @@ class CLI(LightningCLI):
             if SEEDS_KEY in content and not self.parts:
                 saved = compact_seeds(content[SEEDS_KEY])
                 raise UsageError(f"checkpoint '{path}' is of many seeds; go on with it by --seeds {saved}")
+            if self.command == "fit":
+                check_format(content, path)
             check_fits(content, self.model, path)
         return arguments | {"weights_only": True}
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import warnings
 
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from dsob_pl.cli.config_files import Source, option_values
 from dsob_pl.cli.lightning_cli import CLI, relative, shortened
 from dsob_pl.cli.memory import keep_freed_memory
-from dsob_pl.errors import RunFailed, UsageError
+from dsob_pl.cli.resume import resume_command
+from dsob_pl.errors import Interrupted, RunFailed, UsageError
 from dsob_pl.training import checkpoint_config, read_checkpoint
 
 
@@ -38,9 +40,12 @@ def run(command: str, arguments: list[str], sources: list[Source]) -> int:
         raise RunFailed(f"{error}; {_kept(cli)}") from error
     except MisconfigurationException as error:
         raise UsageError(f"trainer: {shortened(error)}") from error
-    except SIGTERMException:
-        print(f"dsob_pl: terminated; {_kept(cli)}", file=sys.stderr)
-        return 143
+    except Interrupted as stopped:
+        print(f"dsob_pl: {_HOW.get(stopped.signal, 'stopped')}; {_kept(cli)}", file=sys.stderr)
+        if cli.checkpoint is not None and cli.checkpoint.last_model_path:
+            again = resume_command(command, arguments, relative(cli.checkpoint.last_model_path))
+            print(f"dsob_pl: go on with it: {again}", file=sys.stderr)
+        return 128 + stopped.signal
     except SystemExit as leave:
         if not isinstance(leave.__context__, KeyboardInterrupt):
             raise
@@ -50,6 +55,9 @@ def run(command: str, arguments: list[str], sources: list[Source]) -> int:
         reasons = "; ".join(f"seed {seed}: {reason}" for seed, reason in cli.runs.failed.items())
         raise RunFailed(f"{len(cli.runs.failed)} of {len(cli.parts)} seeds failed, the others finished; {reasons}")
     return 0
+
+
+_HOW: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 def quiet() -> None:

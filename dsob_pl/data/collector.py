@@ -13,7 +13,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from dsob_pl.data.replay import transition
-from dsob_pl.envs import env_name, flat_observation
+from dsob_pl.envs import env_name, flat_observation, put_back, saved_environment
 from dsob_pl.errors import RunFailed
 
 
@@ -105,15 +105,37 @@ class Collector:
         self.observation = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Counters and the generator of the random actions; the state of the simulator is not in it."""
-        return {"steps": self.steps, "episodes": self.episodes, "random": self._random.get_state()}
+        """Counters, the generator of the random actions, and the environment in the middle of its episode.
+
+        An environment whose state cannot be saved is left out; see ``environment_state``.
+        """
+        return {**self.counters(), "environment": None if self.observation is None else saved_environment(self.env)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from the counters of ``state_dict``; the episode that ran at that moment starts anew."""
+        """Goes on from ``state_dict``; where the environment was left out its episode starts anew."""
+        self.load_counters(state)
+        if self.observation is not None and not put_back(self.env, state["environment"]):
+            self.restart()
+
+    def counters(self) -> dict[str, Any]:
+        """``state_dict`` without the environment."""
+        return {
+            "steps": self.steps,
+            "episodes": self.episodes,
+            "random": self._random.get_state(),
+            "observation": None if self.observation is None else torch.from_numpy(self.observation.copy()),
+            "return": self._return,
+            "length": self._length,
+        }
+
+    def load_counters(self, state: dict[str, Any]) -> None:
+        """Goes on from ``counters``."""
         self.steps = int(state["steps"])
         self.episodes = int(state["episodes"])
         self._random.set_state(state["random"])
-        self.restart()
+        observation = state["observation"]
+        self.observation = None if observation is None else observation.numpy().copy()
+        self._return, self._length = float(state["return"]), int(state["length"])
 
     def _reset(self, seed: int | None) -> None:
         self.begin(flat_observation(self.env.reset(seed=seed)[0], self.env, self.steps))

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from dsob_pl.data.collector import Collector
 from dsob_pl.data.episodes import is_held_out, split_held_out, trajectories
-from dsob_pl.data.replay import build_replay, load_replay, load_replay_state, replay_state, transitions
+from dsob_pl.data.on_disk import FILES_KEY, ReplayOnDisk
+from dsob_pl.data.replay import Counted, build_replay, load_replay, load_replay_state, replay_state, transitions
 from dsob_pl.data.stream import EnvironmentSteps, SingleItem, Step
 from dsob_pl.envs import Episodes, make_env, run_episodes
 from dsob_pl.errors import UsageError
 
 
-class ReplayDataModule(L.LightningDataModule):
+class ReplayDataModule(ReplayOnDisk, L.LightningDataModule):
     """Owns the environment, the replay buffer, the collection of steps and the evaluation environments.
 
     Args:
@@ -85,6 +86,8 @@ class ReplayDataModule(L.LightningDataModule):
         self.holdout = build_replay(max(capacity // max(self.holdout_every, 1), 1), seed)
         self.collector = Collector(self._env, seed, warmup_steps)
         self._steps_without_collection = 0
+        self._written = {"replay": 0, "holdout": 0}  # transitions, ever
+        self.between_steps: Callable[[], None] = lambda: None  # called when one step is over and the next not begun
         if replay_path is not None:
             self._fill(load_replay(replay_path), replay_path)
 
@@ -107,13 +110,15 @@ class ReplayDataModule(L.LightningDataModule):
 
     def step(self) -> Step:
         """One environment step and the transitions of its updates."""
+        self.between_steps()
         if not self.collect:
             self._steps_without_collection += 1
             return Step(None, self._sample(), None, self._steps_without_collection)
         _ = self.env
-        target = self.holdout if is_held_out(self.collector.episodes, self.holdout_every) else self.replay
+        name = "holdout" if is_held_out(self.collector.episodes, self.holdout_every) else "replay"
         new, episode = self.collector.step()
-        target.extend(new)
+        getattr(self, name).extend(new)
+        self._written[name] += 1
         warm = self.steps_collected > self.collector.warmup_steps and len(self.replay) > 0
         return Step(new, self._sample() if warm else None, episode, self.steps_collected)
 
@@ -169,13 +174,16 @@ class ReplayDataModule(L.LightningDataModule):
         self._evaluation_envs, self._env = {}, None
 
     def state_dict(self) -> dict[str, Any]:
-        """Both buffers, counters and generators, as plain tensors and numbers.
+        """Both buffers, counters, generators and the running episode, as plain tensors and numbers.
 
-        The simulator's state is not in it: after ``load_state_dict`` the running episode starts anew.
+        Where the replay goes to files its transitions are left out; see ``ReplayOnDisk``.
         """
+        buffers = {
+            name: replay_state(counted.replay, self.contained) | {"total": counted.total}
+            for name, counted in self.buffers().items()
+        }
         return {
-            "replay": replay_state(self.replay),
-            "holdout": replay_state(self.holdout),
+            **buffers,
             "collector": self.collector.state_dict(),
             "steps_without_collection": self._steps_without_collection,
         }
@@ -184,13 +192,19 @@ class ReplayDataModule(L.LightningDataModule):
         """Goes on from ``state_dict``.
 
         Raises:
-            UsageError: the transitions have other sizes than the environment.
+            UsageError: the transitions have other sizes than the environment, or cannot be read.
         """
-        self.check_state(state)
-        load_replay_state(self.replay, state["replay"])
-        load_replay_state(self.holdout, state["holdout"])
+        buffers = self.states_with_contents({name: state[name] for name in self._written}, state.get(FILES_KEY))
+        self.check_state(buffers)
+        for name, own in buffers.items():
+            load_replay_state(getattr(self, name), own)
+            self._written[name] = int(own.get("total", own["size"]))
         self.collector.load_state_dict(state["collector"])
         self._steps_without_collection = int(state["steps_without_collection"])
+
+    def buffers(self) -> dict[str, Counted]:  # type: ignore[override]
+        """Both buffers, by name."""
+        return {name: Counted(getattr(self, name), total) for name, total in self._written.items()}
 
     def check_state(self, state: dict[str, Any]) -> None:
         """Raises UsageError where a ``state_dict`` holds transitions of other sizes than the environment's."""
@@ -213,6 +227,7 @@ class ReplayDataModule(L.LightningDataModule):
         for replay, part in ((self.replay, train), (self.holdout, held_out)):
             if len(part):
                 replay.extend(part[-replay.storage.max_size :])
+        self._written = {"replay": len(self.replay), "holdout": len(self.holdout)}
 
     def _check_sizes(self, data: Any, source: str) -> None:
         for key, expected in (("observation", self.observation_size), ("action", self.action_size)):

@@ -13,16 +13,17 @@ from torch import Tensor
 
 from dsob_pl.data.datamodule import ReplayDataModule
 from dsob_pl.data.episodes import is_held_out
+from dsob_pl.data.on_disk import FILES_KEY, ReplayOnDisk
 from dsob_pl.data.replay import build_replay, replay_state
 from dsob_pl.data.seed_collector import SeedCollector
-from dsob_pl.data.seed_replay import SeedReplay
+from dsob_pl.data.seed_replay import SeedReplay, SeedRow
 from dsob_pl.data.seed_view import SeedView
 from dsob_pl.data.stream import EnvironmentSteps, SeedsStep, SingleItem
 from dsob_pl.envs import Episodes, join_environments, run_seed_episodes
 from dsob_pl.errors import UsageError
 
 
-class ManySeedsData(L.LightningDataModule):
+class ManySeedsData(ReplayOnDisk, L.LightningDataModule):
     """Joins the data modules of S seeds; each seed gets the numbers that its data module alone would give.
 
     The parts keep their environments, counters and generators. Their transitions move to one storage for all, which
@@ -52,6 +53,7 @@ class ManySeedsData(L.LightningDataModule):
         self.holdout = _joined(self.parts, "holdout")
         self._collector = SeedCollector([part.collector for part in self.parts])
         self._steps_without_collection = 0
+        self.between_steps: Callable[[], None] = lambda: None  # called when one step is over and the next not begun
 
     @property
     def env(self) -> gymnasium.Env:
@@ -74,6 +76,7 @@ class ManySeedsData(L.LightningDataModule):
 
     def step(self) -> SeedsStep:
         """One environment step of every seed and the transitions of its updates."""
+        self.between_steps()
         if not self.collect:
             self._steps_without_collection += 1
             return SeedsStep(None, self._sample(), [None] * len(self.parts), self._steps_without_collection, {})
@@ -122,6 +125,12 @@ class ManySeedsData(L.LightningDataModule):
         for member in (self.replay, self.holdout, self._collector):
             member.select(keep)
 
+    def buffers(self) -> dict[str, SeedRow]:  # type: ignore[override]
+        """Both buffers of every seed, by name."""
+        return {
+            _buffer(seed, name): getattr(self, name).row(i) for i, seed in enumerate(self.seeds) for name in _BUFFERS
+        }
+
     def part_replay(self, i: int) -> TensorDict:
         """All transitions of a seed, oldest first, as a copy [n]; those held out are not among them."""
         return self.replay.transitions(i)
@@ -157,11 +166,11 @@ class ManySeedsData(L.LightningDataModule):
         return {"seeds": self.seeds, "parts": [self.part_state(i) for i in range(len(self.parts))]}
 
     def part_state(self, i: int) -> dict[str, Any]:
-        """``ReplayDataModule.state_dict`` of one seed."""
+        """As ``ReplayDataModule.state_dict`` of one seed."""
         return {
-            "replay": self.replay.state(i),
-            "holdout": self.holdout.state(i),
-            "collector": self.parts[i].collector.state_dict(),
+            "replay": self.replay.state(i, self.contained),
+            "holdout": self.holdout.state(i, self.contained),
+            "collector": self._collector.state(i),
             "steps_without_collection": self._steps_without_collection,
         }
 
@@ -174,7 +183,14 @@ class ManySeedsData(L.LightningDataModule):
         unknown = [seed for seed in state["seeds"] if seed not in self.seeds]
         if unknown:
             raise UsageError(f"seeds: the checkpoint holds seed {unknown[0]}, which is not among {self.seeds}")
-        saved = dict(zip(state["seeds"], state["parts"]))
+        buffers = {
+            _buffer(seed, name): own[name] for seed, own in zip(state["seeds"], state["parts"]) for name in _BUFFERS
+        }
+        buffers = self.states_with_contents(buffers, state.get(FILES_KEY))
+        saved = {
+            seed: own | {name: buffers[_buffer(seed, name)] for name in _BUFFERS}
+            for seed, own in zip(state["seeds"], state["parts"])
+        }
         for own in saved.values():
             self.parts[0].check_state(own)
         self.drop([i for i, seed in enumerate(self.seeds) if seed not in saved])
@@ -182,12 +198,19 @@ class ManySeedsData(L.LightningDataModule):
             own = saved[part.collector.seed]
             self.replay.load_state(i, own["replay"])
             self.holdout.load_state(i, own["holdout"])
-            part.collector.load_state_dict(own["collector"])
+            self._collector.load_state(i, own["collector"])
             self._steps_without_collection = int(own["steps_without_collection"])
 
     def _sample(self) -> TensorDict:
         updates, size = self.updates_per_step, self.batch_size
         return self.replay.sample(updates * size).view(len(self.parts), updates, size)
+
+
+_BUFFERS = ("replay", "holdout")
+
+
+def _buffer(seed: int, name: str) -> str:
+    return f"{seed}/{name}"
 
 
 def _common(part: ReplayDataModule) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,17 +93,24 @@ def transitions(replay: TensorDictReplayBuffer) -> TensorDict:
     return oldest_first(replay_state(replay))
 
 
-def replay_state(replay: TensorDictReplayBuffer) -> dict[str, Any]:
+def newest(replay: TensorDictReplayBuffer, n: int) -> TensorDict:
+    """The last n transitions that were written, oldest first, as a copy [n]."""
+    cursor = int(replay.writer.state_dict()["_cursor"])
+    return replay.storage[(cursor - n + torch.arange(n)) % replay.storage.max_size]
+
+
+def replay_state(replay: TensorDictReplayBuffer, contents: bool = True) -> dict[str, Any]:
     """The valid part in the order of the storage, the position of the next write, and the sampling generator.
 
-    Plain tensors and numbers, so that ``torch.load(weights_only=True)`` reads it.
+    Plain tensors and numbers, so that ``torch.load(weights_only=True)`` reads it; without ``contents`` the transitions
+    are left out.
     """
     state: dict[str, Any] = {
         "size": len(replay),
         "cursor": int(replay.writer.state_dict()["_cursor"]),
         "generator": replay._rng.get_state(),
     }
-    if len(replay):
+    if len(replay) and contents:
         stored = replay.storage[: len(replay)]
         # a view would take the whole ring into the file
         state |= {name: stored[key].clone() for name, key in FIELDS.items()}
@@ -120,6 +128,29 @@ def load_replay_state(replay: TensorDictReplayBuffer, state: dict[str, Any]) -> 
         replay.extend(data)
         replay.writer.load_state_dict({"_cursor": cursor})
     replay._rng.set_state(state["generator"])
+
+
+@dataclass
+class Counted:
+    """A buffer with the number of transitions that have ever been written to it."""
+
+    replay: TensorDictReplayBuffer
+    total: int
+
+    def __len__(self) -> int:
+        return len(self.replay)
+
+    def newest(self, n: int) -> TensorDict:
+        """The last n that were written, oldest first, as a copy [n]."""
+        return newest(self.replay, n)
+
+
+def with_contents(state: dict[str, Any], data: TensorDict) -> dict[str, Any]:
+    """A ``replay_state`` that was saved without contents, with its transitions ``data`` [n], oldest first."""
+    if not len(data):
+        return state
+    stored = data.roll(int(state["cursor"]) % len(data), 0)
+    return state | {name: stored[key] for name, key in FIELDS.items()}
 
 
 def arranged(state: dict[str, Any], capacity: int) -> tuple[TensorDict, int]:
@@ -159,6 +190,10 @@ def load_replay(path: str | Path) -> TensorDict:
         raise UsageError(f"data.replay_path: '{path}' is not a file of save_replay or a checkpoint") from error
     content = content.get("ReplayDataModule", content) if isinstance(content, dict) else {}
     state = content.get("replay", {})
+    if isinstance(state, dict) and isinstance(content.get("files"), dict) and state.get("size"):
+        from dsob_pl.data.on_disk import contents_of_checkpoint
+
+        state = contents_of_checkpoint(path, state, content["files"])
     if not isinstance(state, dict) or not all(isinstance(state.get(name), Tensor) for name in FIELDS):
         raise UsageError(f"data.replay_path: '{path}' holds no transitions; expected a file of save_replay")
     size = len(state["observation"])

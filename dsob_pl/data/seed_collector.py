@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -78,6 +78,19 @@ class SeedCollector:
             if ended[i]:
                 self._reset(i, None, failures)
         return Collected(new, episodes, failures)
+
+    def state(self, i: int) -> dict[str, Any]:
+        """``Collector.state_dict`` of one seed."""
+        collector = self.collectors[i]
+        running = collector.observation is not None
+        return {**collector.counters(), "environment": self._environments().state(i) if running else None}
+
+    def load_state(self, i: int, state: dict[str, Any]) -> None:
+        """``Collector.load_state_dict`` of one seed."""
+        collector = self.collectors[i]
+        collector.load_counters(state)
+        if collector.observation is not None and not self._environments().load_state(i, state["environment"]):
+            collector.restart()
 
     def select(self, keep: Sequence[int]) -> None:
         """Leaves out the seeds at all other places."""

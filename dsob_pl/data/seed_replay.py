@@ -30,6 +30,7 @@ class SeedReplay:
         self._rows = torch.arange(seeds)
         self._cursors = torch.zeros(seeds, dtype=torch.long)
         self._sizes = torch.zeros(seeds, dtype=torch.long)
+        self._totals = [0] * seeds
         self._generators = [torch.Generator() for _ in range(seeds)]
 
     def __len__(self) -> int:
@@ -43,6 +44,8 @@ class SeedReplay:
         self._allocated(new[0]).set((self._rows[chosen], cursors), new[chosen], set_cursor=False)
         self._cursors[chosen] = (cursors + 1) % self.capacity
         self._sizes[chosen] = (self._sizes[chosen] + 1).clamp(max=self.capacity)
+        for i in range(len(self._totals)) if seeds is None else seeds:
+            self._totals[i] += 1
 
     def sample(self, n: int) -> TensorDict:
         """n transitions of each seed ``[S, n]``, uniformly with replacement, each from its seed's own generator."""
@@ -55,11 +58,16 @@ class SeedReplay:
         """All transitions of a seed, oldest first, as a copy ``[n]``."""
         return oldest_first(self.state(i))
 
-    def state(self, i: int) -> dict[str, Any]:
-        """What ``replay_state`` gives for the buffer of that seed alone."""
+    def row(self, i: int) -> SeedRow:
+        """The buffer of one seed, as its files see it."""
+        return SeedRow(self, i)
+
+    def state(self, i: int, contents: bool = True) -> dict[str, Any]:
+        """What ``replay_state`` gives for the buffer of that seed alone, and how many were ever written to it."""
         size = int(self._sizes[i])
         state = {"size": size, "cursor": int(self._cursors[i]), "generator": self._generators[i].get_state()}
-        if self.storage is not None and size:
+        state["total"] = self._totals[i]
+        if self.storage is not None and size and contents:
             stored = self.storage.get((int(self._rows[i]), slice(size)))
             state |= {name: stored[key].clone() for name, key in FIELDS.items()}
         return state
@@ -70,6 +78,7 @@ class SeedReplay:
         if len(data):
             self._allocated(data[0]).set((int(self._rows[i]), slice(len(data))), data, set_cursor=False)
         self._sizes[i], self._cursors[i] = len(data), cursor
+        self._totals[i] = int(state.get("total", len(data)))
         self._generators[i].set_state(state["generator"])
 
     def select(self, keep: Sequence[int]) -> None:
@@ -77,6 +86,7 @@ class SeedReplay:
         places = torch.tensor(keep)
         self._rows = torch.arange(len(keep)) if self.storage is None else self._rows[places]
         self._cursors, self._sizes = self._cursors[places], self._sizes[places]
+        self._totals = [self._totals[i] for i in keep]
         self._generators = [self._generators[i] for i in keep]
 
     def _allocated(self, example: TensorDict) -> TensorStorage:
@@ -85,3 +95,30 @@ class SeedReplay:
             rows = torch.empty_like(example.expand(len(self._rows), self.capacity))
             self.storage = TensorStorage(rows, ndim=2)
         return self.storage
+
+
+class SeedRow:
+    """The buffer of one seed among several.
+
+    Args:
+        replay: of all.
+        i: place of the seed, for as long as none leaves.
+    """
+
+    def __init__(self, replay: SeedReplay, i: int) -> None:
+        self._replay = replay
+        self._i = i
+
+    def __len__(self) -> int:
+        return int(self._replay._sizes[self._i])
+
+    @property
+    def total(self) -> int:
+        """Transitions that have ever been written to it."""
+        return self._replay._totals[self._i]
+
+    def newest(self, n: int) -> TensorDict:
+        """The last n that were written, oldest first, as a copy [n]."""
+        assert self._replay.storage is not None
+        places = (int(self._replay._cursors[self._i]) - n + torch.arange(n)) % self._replay.capacity
+        return self._replay.storage.get((self._replay._rows[self._i], places)).clone()

@@ -79,6 +79,13 @@ class EnvironmentSteps(Generic[T]):
         while True:
             yield self._step()
 
+    def state_dict(self) -> dict[str, int]:
+        """Nothing: the data module saves where the steps go on. That there is one tells Lightning that they do."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Nothing."""
+
 
 class SingleItem:
     """An iterable of one item."""

@@ -23,10 +23,12 @@ from dsob_pl.envs.problems import (
 from dsob_pl.envs.rollout import Episodes, env_name, flat_observation, run_episodes
 from dsob_pl.envs.rows import EnvironmentRows, join_environments
 from dsob_pl.envs.seed_rollout import run_seed_episodes
+from dsob_pl.envs.state import CannotSave, environment_state, put_back, restore_environment, saved_environment
 from dsob_pl.envs.video import record_video
 
 __all__ = [
     "ActionNoise",
+    "CannotSave",
     "DynamicsNoise",
     "EnvironmentRows",
     "Episodes",
@@ -45,15 +47,19 @@ __all__ = [
     "Rotation",
     "Summit",
     "env_name",
+    "environment_state",
     "flat_observation",
     "join_environments",
     "make_env",
     "normalized_score",
     "plan",
+    "put_back",
     "record_video",
     "reference",
+    "restore_environment",
     "run_episodes",
     "run_seed_episodes",
+    "saved_environment",
     "score_of",
     "state_spread",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -13,6 +13,7 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit, Tra
 
 from dsob_pl.envs.problems import ProblemEnv
 from dsob_pl.envs.rollout import env_name, flat_observation
+from dsob_pl.envs.state import put_back, saved_environment
 from dsob_pl.errors import RunFailed
 
 
@@ -68,6 +69,14 @@ class EnvironmentRows(ABC):
     @abstractmethod
     def step(self, rows: np.ndarray, actions: np.ndarray, step: int) -> RowSteps:
         """One step of the environments ``rows [n]`` with ``actions [n, A]`` float32; ``step`` is for the messages."""
+
+    @abstractmethod
+    def state(self, row: int) -> dict[str, Any] | None:
+        """How one row goes on, in mid-episode, as plain tensors and numbers; None where that cannot be saved."""
+
+    @abstractmethod
+    def load_state(self, row: int, state: dict[str, Any] | None) -> bool:
+        """Puts one row where a saved one was; False where that cannot be done."""
 
     @abstractmethod
     def select(self, rows: Sequence[int]) -> None:
@@ -131,6 +140,14 @@ class SeparateRows(EnvironmentRows):
         found = RowSteps(observations, rewards, terminated, truncated, failures)
         return _checked(found, env_name(self._envs[0]), step)
 
+    def state(self, row: int) -> dict[str, Any] | None:
+        """As in ``EnvironmentRows``."""
+        return saved_environment(self._envs[row])
+
+    def load_state(self, row: int, state: dict[str, Any] | None) -> bool:
+        """As in ``EnvironmentRows``."""
+        return put_back(self._envs[row], state)
+
     def select(self, rows: Sequence[int]) -> None:
         """As in ``EnvironmentRows``."""
         self._envs = [self._envs[row] for row in rows]
@@ -179,6 +196,18 @@ class ProblemRows(EnvironmentRows):
         truncated = np.zeros(len(rows), bool) if self._limit is None else self._elapsed[rows] >= self._limit
         found = RowSteps(s_next.numpy(), r.double().numpy(), terminated.numpy() != 0, truncated, {})
         return _checked(found, self._name, step)
+
+    def state(self, row: int) -> dict[str, Any] | None:
+        """As in ``EnvironmentRows``."""
+        here = {"state": self._states[row].clone(), "elapsed": int(self._elapsed[row])}
+        return {**here, "environment": saved_environment(self._envs[row])}
+
+    def load_state(self, row: int, state: dict[str, Any] | None) -> bool:
+        """As in ``EnvironmentRows``."""
+        if state is None or "elapsed" not in state or not put_back(self._envs[row], state["environment"]):
+            return False
+        self._states[row], self._elapsed[row] = state["state"], state["elapsed"]
+        return True
 
     def select(self, rows: Sequence[int]) -> None:
         """As in ``EnvironmentRows``."""

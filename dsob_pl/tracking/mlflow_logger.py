@@ -96,6 +96,15 @@ class MLflowLogger(Logger):
             check_writable(database.parent)
         check_writable(self.artifact_location)
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether it was given a run to go on with."""
+        return self._earlier_id is not None
+
+    def go_on_with(self, run_id: str) -> None:
+        """Goes on with a run instead of beginning one; to be called before anything is logged."""
+        self._earlier_id = run_id
+
     def child(self, seed: int) -> MLflowLogger:
         """A logger of one seed, whose run lies under this one's; that begins with the first thing either logs."""
         child = MLflowLogger(

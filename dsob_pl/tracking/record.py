@@ -12,6 +12,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from dsob_pl.errors import Interrupted
 from dsob_pl.seeds import compact_seeds
 from dsob_pl.tracking.mlflow_logger import MLflowLogger
 from dsob_pl.tracking.provenance import command_line, flatten, git_tags, version_tags
@@ -79,6 +80,9 @@ class RecordRun(SaveConfigCallback):
                 )
                 described = {"env": experiment, which[0]: which[1], "command": command_line()}
                 logger.tags = {**git_tags(), **version_tags(), **described, **logger.tags}
+                for callback in trainer.checkpoint_callbacks:
+                    if isinstance(callback, BestAndLast):
+                        callback.run_id = callback.run_id or logger.run_id
                 if logger.continued:
                     continue
                 logger.log_text(text, "config.yaml")
@@ -98,7 +102,7 @@ class RecordRun(SaveConfigCallback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Tells a run that was stopped from outside from one that failed."""
-        killed = isinstance(exception, (KeyboardInterrupt, SIGTERMException))
+        killed = isinstance(exception, (KeyboardInterrupt, SIGTERMException, Interrupted))
         for logger in trainer.loggers:
             if isinstance(logger, MLflowLogger):
                 logger.final_status = "KILLED" if killed else "FAILED"

@@ -6,6 +6,7 @@ from dsob_pl.training.failure import StopOnNonFiniteLoss, first_non_finite
 from dsob_pl.training.many_seeds import SeedRuns
 from dsob_pl.training.progress import Progress
 from dsob_pl.training.seed_trainer import SeedTrainer
+from dsob_pl.training.signals import StopOnSignal
 
 __all__ = [
     "SEEDS_KEY",
@@ -14,6 +15,7 @@ __all__ = [
     "SeedRuns",
     "SeedTrainer",
     "StopOnNonFiniteLoss",
+    "StopOnSignal",
     "check_fits",
     "checkpoint_config",
     "first_non_finite",

@@ -6,26 +6,48 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
-from dsob_pl.errors import RunFailed
-from dsob_pl.training.checkpoint_file import CONFIG_KEY, FORMAT_KEY, FORMAT_VERSION, SEEDS_KEY, SIZES_KEY
+from dsob_pl.data.on_disk import FILES_KEY, REPLAY_FOLDER
+from dsob_pl.errors import Interrupted, RunFailed, UsageError
+from dsob_pl.files import link
+from dsob_pl.training.checkpoint_file import (
+    CONFIG_KEY,
+    FORMAT_KEY,
+    FORMAT_VERSION,
+    RANDOM_KEY,
+    RUN_KEY,
+    SEEDS_KEY,
+    SIZES_KEY,
+)
+from dsob_pl.training.checkpoint_io import AtomicCheckpointIO
 from dsob_pl.training.failure import first_non_finite
+from dsob_pl.training.random_state import random_state, set_random_state
+
+BEST = "best"
 
 
 class BestAndLast(ModelCheckpoint):
     """Saves ``last.ckpt`` after every evaluation and at the end, and ``best.ckpt`` when ``monitor`` improves.
 
-    Every file carries the resolved config and a format version and holds only tensors and plain types, so that
-    ``torch.load(weights_only=True)`` reads it. The cadence is that of the evaluations, in environment steps.
+    ``last.ckpt`` holds all that decides how a run goes on; its transitions are in files of the folder ``replay`` beside
+    it, to which each checkpoint adds what is new. The one before is kept as ``previous.ckpt``. Every file carries the
+    resolved config and a format version and holds only tensors and plain types, so that
+    ``torch.load(weights_only=True)`` reads it, and is written in one piece. The cadence is that of the evaluations, in
+    environment steps.
 
     Args:
         monitor: metric that decides which checkpoint is the best; a run that never logs it has only a last one.
         mode: whether a larger (max) or a smaller (min) value is better.
         dirpath: folder of the files; None means the checkpoints folder of the run's artifacts.
         replay: whether last.ckpt carries the replay buffer, which going on with the run needs; best.ckpt never does.
+        best_k: so many of the best are kept, as ``step_<n>.ckpt`` where it is more than one.
+
+    Raises:
+        UsageError: ``best_k`` is not an integer of at least 1.
     """
 
     def __init__(
@@ -34,32 +56,63 @@ class BestAndLast(ModelCheckpoint):
         mode: Literal["max", "min"] = "max",
         dirpath: str | None = None,
         replay: bool = True,
+        best_k: int = 1,
     ) -> None:
+        if isinstance(best_k, bool) or best_k < 1:
+            raise UsageError(f"checkpoint.best_k: expected an integer of at least 1, got {best_k!r}")
         super().__init__(
             dirpath=dirpath,
-            filename="best",
+            filename=BEST if best_k == 1 else "step_{step}",
             monitor=monitor,
             mode=mode,
-            save_top_k=1,
+            save_top_k=best_k,
             save_last=True,
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
         self.replay = replay
         self.config = ""  # YAML of the resolved config, given by whoever knows it
+        self.run_id = ""  # of the MLflow run, likewise
         self._with_replay = replay
+        self._source: Path | None = None  # the checkpoint that is gone on from
+        self._saved: dict[str, Any] = {}  # state of this callback in it
+        self._random: dict[str, Any] | None = None
+        self._kept_files: list[dict[str, Any]] = []  # replay of last.ckpt and of the one before
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Chooses no folder yet: that would create the run before its config is known to be good."""
+        """Has checkpoints written in one piece.
+
+        It chooses no folder yet: that would create the run before its config is known to be good.
+        """
+        if isinstance(trainer, L.Trainer) and type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            data = trainer.datamodule  # type: ignore[attr-defined]
+
+            def loading(path: Path) -> None:
+                self._source = path
+                if hasattr(data, "read_replay_from"):
+                    data.read_replay_from(path.parent / REPLAY_FOLDER)
+
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO(loading)
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Takes out what can only be put back when training begins."""
+        self._random = checkpoint.get(RANDOM_KEY)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Chooses the folder."""
+        """Chooses the folder; puts back the generators of random numbers, and the best of the run that goes on."""
         super().on_train_start(trainer, pl_module)
         if self.dirpath is None:
             loggers = trainer.loggers[:1]
             folders = (getattr(x, name, None) for x in loggers for name in ("artifact_dir", "log_dir", "save_dir"))
             folder = next((f for f in folders if isinstance(f, str | Path)), trainer.default_root_dir)
             self.dirpath = str(Path(folder).absolute() / "checkpoints")
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if self.replay and hasattr(data, "write_replay_to"):
+            data.write_replay_to(Path(self.dirpath) / REPLAY_FOLDER)
+        self._take_back_the_best()
+        if self._random is not None:
+            set_random_state(self._random)
+            self._random = None
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
@@ -81,26 +134,31 @@ class BestAndLast(ModelCheckpoint):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Saves the last when the process is told to stop, which Lightning notices between two steps.
+        """Saves the last when the run is told to stop, which is noticed between two steps.
 
         After any other exception the state is in doubt, and the last good checkpoint stays as it is.
         """
-        if (
-            isinstance(exception, SIGTERMException)
-            and self.dirpath
-            and not self._should_skip_saving_checkpoint(trainer)
-        ):
+        asked = isinstance(exception, Interrupted | SIGTERMException)
+        if asked and self.dirpath and not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         name = first_non_finite(trainer.lightning_module)
         if name is not None:
             raise RunFailed(f"{name} became non-finite by environment step {trainer.global_step}")
-        self._with_replay = self.replay and Path(filepath).stem == self.CHECKPOINT_NAME_LAST
-        super()._save_checkpoint(trainer, filepath)
+        last = Path(filepath).stem == self.CHECKPOINT_NAME_LAST
+        self._with_replay = self.replay and last
+        try:
+            super()._save_checkpoint(trainer, filepath)
+        finally:
+            self._with_replay = self.replay
+        if last and self.replay and len(self._kept_files) == 2:
+            trainer.datamodule.forget_replay_files(*self._kept_files)  # type: ignore[attr-defined]
+        if not last and self.save_top_k > 1:
+            self._link_best()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds config, sizes, format version and the seeds of many, and drops the replay where it is not wanted."""
+        """Adds config, sizes, format version, run and the seeds of many; what a run goes on from where it is wanted."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         checkpoint[FORMAT_KEY] = FORMAT_VERSION
         checkpoint[CONFIG_KEY] = self.config
@@ -110,11 +168,41 @@ class BestAndLast(ModelCheckpoint):
             checkpoint[SEEDS_KEY] = [int(seed) for seed in pl_module.seeds]  # type: ignore[union-attr]
         if not self._with_replay:
             checkpoint.pop(type(data).__qualname__, None)
+            return
+        checkpoint[RANDOM_KEY], checkpoint[RUN_KEY] = random_state(), self.run_id
+        if hasattr(data, "update_replay_files"):
+            files = data.update_replay_files()
+            checkpoint[type(data).__qualname__][FILES_KEY] = files
+            self._kept_files = [*self._kept_files[-1:], files]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Forgets the files of the run that is gone on with: the new run keeps its own best and last."""
+        """Keeps it until it is known whether the same run goes on: another has a best and a last of its own."""
+        self._saved = state_dict
 
     @property
     def kept(self) -> str:
         """The file to go back to: the best checkpoint, else the last, else nothing."""
         return self.best_model_path or self.last_model_path
+
+    def _take_back_the_best(self) -> None:
+        """Goes on with best and last of the run whose checkpoint was loaded, if they are in this run's folder."""
+        folder, saved = Path(self.dirpath or ""), self._saved
+        self._saved = {}
+        folders = [Path(saved.get("dirpath") or "/"), *([self._source.parent] if self._source else [])]
+        if not saved or folder.resolve() not in [place.resolve() for place in folders]:
+            return
+
+        def here(path: str) -> str:
+            return str(folder / Path(path).name) if path and (folder / Path(path).name).is_file() else ""
+
+        self.best_k_models = {here(path): score for path, score in saved["best_k_models"].items() if here(path)}
+        self.best_model_path, self.last_model_path = here(saved["best_model_path"]), here(saved["last_model_path"])
+        if self.best_model_path:
+            self.best_model_score = saved["best_model_score"]
+            self.kth_best_model_path, self.kth_value = here(saved["kth_best_model_path"]), saved["kth_value"]
+
+    def _link_best(self) -> None:
+        """Gives the best of several its usual name as well."""
+        best = Path(self.best_model_path)
+        if best.is_file():
+            link(best, best.with_name(f"{BEST}{best.suffix}"))

@@ -11,8 +11,9 @@ from torch import nn
 
 from dsob_pl.errors import UsageError, nearest
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FORMAT_KEY, CONFIG_KEY, SIZES_KEY = "dsob_format", "dsob_config", "dsob_sizes"
+RANDOM_KEY, RUN_KEY = "dsob_random", "dsob_run"  # only in a checkpoint that a run can be gone on from
 SEEDS_KEY = "dsob_seeds"  # only in a checkpoint of many seeds at once: those that were running
 
 

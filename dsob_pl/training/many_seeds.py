@@ -163,15 +163,16 @@ class SeedRuns(L.Callback):
         self._trainers = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of every callback, by seed."""
+        """The state of every callback, and what was reported last, by seed."""
         states = {
             seed: {c.state_key: state for c in own.callbacks if (state := c.state_dict())}
             for seed, own in self._trainers.items()
         }
-        return {"seeds": states}
+        return {"seeds": states, "latest": {seed: dict(own) for seed, own in self._latest.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Gives it back to the callbacks of those seeds that there are."""
+        self._latest |= {seed: dict(own) for seed, own in state_dict["latest"].items() if seed in self._latest}
         for seed, states in state_dict["seeds"].items():
             for callback in self.callbacks.get(seed, ()):
                 if callback.state_key in states:

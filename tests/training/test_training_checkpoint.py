@@ -77,24 +77,24 @@ def steps_saved(folder: Path) -> dict[str, float]:
 
 def test_best_follows_the_return_and_last_the_time(tmp_path: Path) -> None:
     callback = fit(Toy([1.0, 3.0, 2.0]), tmp_path, steps=35)
-    assert steps_saved(tmp_path) == {"best": 20.0, "last": 35.0}
+    assert steps_saved(tmp_path) == {"best": 20.0, "previous": 30.0, "last": 35.0}
     assert float(callback.best_model_score) == 3.0
     assert Path(callback.kept).name == "best.ckpt"
 
 
 def test_the_smallest_can_be_the_best(tmp_path: Path) -> None:
     fit(Toy([1.0, 3.0, 2.0]), tmp_path, mode="min")
-    assert steps_saved(tmp_path) == {"best": 10.0, "last": 30.0}
+    assert steps_saved(tmp_path) == {"best": 10.0, "previous": 20.0, "last": 30.0}
 
 
 def test_a_return_that_is_not_a_number_is_never_the_best_again(tmp_path: Path) -> None:
     fit(Toy([1.0, float("nan"), 0.5]), tmp_path)
-    assert steps_saved(tmp_path) == {"best": 10.0, "last": 30.0}
+    assert steps_saved(tmp_path) == {"best": 10.0, "previous": 20.0, "last": 30.0}
 
 
 def test_without_the_metric_there_is_only_a_last(tmp_path: Path) -> None:
     callback = fit(Toy(None), tmp_path)
-    assert steps_saved(tmp_path) == {"last": 30.0}
+    assert steps_saved(tmp_path) == {"previous": 20.0, "last": 30.0}
     assert Path(callback.kept).name == "last.ckpt"
 
 
@@ -104,9 +104,17 @@ def test_contents(tmp_path: Path) -> None:
     assert last["Data"]["replay"].tolist() == [0, 1, 2, 3, 4]
     assert "Data" not in best
     for content in (best, last):
-        assert content["dsob_format"] == 1
+        assert content["dsob_format"] == 2
         assert checkpoint_config(content, "x") == "data: {env_id: Toy-v0}\n"
         assert content["dsob_sizes"] == {"observation_size": 3, "action_size": 1}
+
+
+def test_several_of_the_best_can_be_kept(tmp_path: Path) -> None:
+    callback = fit(Toy([1.0, 4.0, 2.0, 3.0]), tmp_path, steps=40, best_k=2)
+    assert steps_saved(tmp_path) == {"step_20": 20.0, "step_40": 40.0, "best": 20.0, "previous": 30.0, "last": 40.0}
+    assert float(callback.best_model_score) == 4.0
+    with pytest.raises(UsageError, match="best_k: expected an integer of at least 1, got 0"):
+        BestAndLast(best_k=0)
 
 
 def test_the_replay_can_be_left_out(tmp_path: Path) -> None:

@@ -1,0 +1,160 @@
+"""Going on with a run: which checkpoint ``--ckpt_path last`` means, whether it is undamaged, and whose run it is."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dsob_pl.data.on_disk import files_are_whole
+from dsob_pl.errors import UsageError, nearest
+from dsob_pl.files import is_whole
+from dsob_pl.tracking import MLflowLogger
+from dsob_pl.tracking.record import run_names
+from dsob_pl.tracking.store import (
+    PARENT_TAG,
+    SUPERSEDED_TAG,
+    all_runs,
+    database_path,
+    local_path,
+    mlflow_client,
+    resolve_tracking_uri,
+)
+from dsob_pl.training.checkpoint_file import FORMAT_KEY, FORMAT_VERSION, RUN_KEY, read_checkpoint
+
+LAST = "last"
+_LAST_FILE, _SPARE_FILE = "last.ckpt", "previous.ckpt"
+_DATA_KEYS = ("ReplayDataModule", "ManySeedsData")
+
+
+def checkpoint_to_go_on_from(config: dict[str, Any], overlays: list[str], seeds: Sequence[int]) -> str | None:
+    """The file that ``ckpt_path`` means, or the one before it where that one is damaged; None where none is asked for.
+
+    Args:
+        config: of the subcommand, as plain dictionaries.
+        overlays: stems of the config files after the first.
+        seeds: those of a run of many.
+
+    Raises:
+        UsageError: there is none, or it is damaged and so is the one before.
+    """
+    asked = config.get("ckpt_path")
+    if asked is None:
+        return None
+    path = _last_of_run(config, overlays, seeds) if asked == LAST else Path(asked)
+    return str(_undamaged(path))
+
+
+def _undamaged(path: Path) -> Path:
+    reason = _damage(path)
+    if reason is None:
+        return path
+    spare = path.with_name(_SPARE_FILE)
+    if path.name != _LAST_FILE or not spare.is_file() or _damage(spare) is not None:
+        raise UsageError(reason)
+    print(f"dsob_pl: {reason}; going on from the one before, '{spare}'", file=sys.stderr)
+    return spare
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint; None where nothing is."""
+    if not path.is_file():
+        try:
+            read_checkpoint(path)
+        except UsageError as error:
+            return str(error)
+    if not is_whole(path):
+        return f"checkpoint '{path}' is damaged or not a checkpoint"
+    content = read_checkpoint(path)
+    for key in _DATA_KEYS:
+        if not files_are_whole(content.get(key, {}), path):
+            return f"the replay files of checkpoint '{path}' are missing or damaged"
+    return None
+
+
+def check_format(content: dict[str, Any], path: str) -> None:
+    """Raises UsageError for a checkpoint that does not hold all that a run goes on with."""
+    written = content.get(FORMAT_KEY, FORMAT_VERSION)
+    if written < FORMAT_VERSION:
+        raise UsageError(
+            f"checkpoint '{path}' has format {written}, whose runs cannot be gone on with by this version (format "
+            f"{FORMAT_VERSION}); evaluate can still load it"
+        )
+    if written > FORMAT_VERSION:
+        raise UsageError(f"checkpoint '{path}' has format {written}, this version of dsob_pl reads {FORMAT_VERSION}")
+
+
+def join_run(logger: MLflowLogger, content: dict[str, Any], path: str) -> None:
+    """Has the logger go on with the run of the checkpoint, if it is in its store and the file in its folder."""
+    run_id = content.get(RUN_KEY)
+    database = database_path(logger.tracking_uri)
+    if not run_id or (database is not None and not database.is_file()):
+        return
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = mlflow_client(logger.tracking_uri).get_run(run_id)
+    except MlflowException:
+        return
+    folder = local_path(run.info.artifact_uri)
+    if folder is not None and Path(path).resolve().parent == (folder / "checkpoints").resolve():
+        logger.go_on_with(run_id)
+
+
+def resume_command(command: str, arguments: Sequence[str], checkpoint: str) -> str:
+    """The command that goes on from a checkpoint, as one would type it."""
+    words, skip = [], False
+    for word in arguments:
+        if not skip and not word.startswith("--ckpt_path="):
+            skip = word == "--ckpt_path"
+            words += [] if skip else [word]
+        else:
+            skip = False
+    return " ".join(["python -m dsob_pl", command, *map(shlex.quote, words), f"--ckpt_path={shlex.quote(checkpoint)}"])
+
+
+# Which run ``last`` means ---------------------------------------------------------------------------------------------
+
+
+def _last_of_run(config: dict[str, Any], overlays: list[str], seeds: Sequence[int]) -> Path:
+    """The last checkpoint of the newest run that this command would have started."""
+    given = config["trainer"].get("logger")
+    loggers = [entry for entry in (given if isinstance(given, list) else [given]) if isinstance(entry, dict)]
+    experiment, name = run_names(config, overlays, seeds)
+    for entry in loggers:
+        arguments = entry.get("init_args") or {}
+        if str(entry.get("class_path", "")).endswith(MLflowLogger.__name__):
+            return _last_in_mlflow(
+                arguments.get("tracking_uri"),
+                arguments.get("experiment_name") or experiment,
+                arguments.get("run_name") or name,
+            )
+    folders = [Path(folder) for folder in [(config.get("checkpoint") or {}).get("dirpath")] if folder]
+    for entry in loggers:
+        arguments = entry.get("init_args") or {}
+        root = Path(arguments.get("save_dir") or ".") / (arguments.get("name") or "lightning_logs")
+        folders += [version / "checkpoints" for version in root.glob("version_*")]
+    found = [folder / _LAST_FILE for folder in folders if (folder / _LAST_FILE).is_file()]
+    if not found:
+        raise UsageError("ckpt_path: 'last': there is no last.ckpt of an earlier run; give the path of a checkpoint")
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def _last_in_mlflow(tracking_uri: str | None, experiment: str, name: str) -> Path:
+    uri = resolve_tracking_uri(tracking_uri)
+    database = database_path(uri)
+    if database is not None and not database.is_file():
+        raise UsageError(f"ckpt_path: 'last': there is no MLflow database '{database}'; run from the project's folder")
+    client = mlflow_client(uri)
+    found = client.get_experiment_by_name(experiment)
+    runs = [] if found is None else all_runs(client, [found.experiment_id])
+    own = [run for run in runs if run.data.tags.get(SUPERSEDED_TAG) != "true" and PARENT_TAG not in run.data.tags]
+    for run in sorted((r for r in own if r.info.run_name == name), key=lambda r: -r.info.start_time):
+        folder = local_path(run.info.artifact_uri)
+        for file in (_LAST_FILE, _SPARE_FILE):
+            if folder is not None and (folder / "checkpoints" / file).is_file():
+                return folder / "checkpoints" / file
+    hint = nearest(name, {run.info.run_name for run in own} - {name})
+    raise UsageError(f"ckpt_path: 'last': no run '{name}' of experiment '{experiment}' has a checkpoint{hint}")

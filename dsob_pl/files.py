@@ -1,0 +1,104 @@
+"""Files that are there whole or not at all, and that show when they have been damaged."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dsob_pl.errors import RunFailed
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def save(content: Any, path: Path, keep_as: Path | None = None) -> int:
+    """Writes ``content`` by ``torch.save`` in one piece: a process that dies on the way leaves the file as it was.
+
+    Args:
+        content: tensors and plain types.
+        path: of the file; its folder is made.
+        keep_as: where the file that was there so far is to be found afterwards.
+
+    Returns:
+        Bytes written.
+
+    Raises:
+        RunFailed: there is no room; says how much was needed. The file is as it was.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    size = buffer.getbuffer().nbytes
+    try:
+        with open(part, "wb") as file:
+            write(file, buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        if error.errno not in NO_ROOM:
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise RunFailed(
+            f"'{path.name}' needs {size / 1e6:,.1f} MB, and there is no room for it: {free / 1e6:,.1f} MB are free in "
+            f"'{path.parent}'"
+        ) from error
+    if keep_as is not None and path.exists():
+        link(path, keep_as)
+    os.replace(part, path)
+    _sync(path.parent)
+    return size
+
+
+def link(path: Path, name: Path) -> None:
+    """Gives a file a second name, in place of what has it so far."""
+    spare = name.with_name(f".{name.name}.part")
+    spare.unlink(missing_ok=True)
+    try:
+        os.link(path, spare)
+    except OSError:  # a file system without links
+        shutil.copy2(path, spare)
+    os.replace(spare, name)
+
+
+def write(file: Any, data: memoryview) -> None:
+    """Writes ``data``; in pieces, so that a signal is not kept waiting for gigabytes."""
+    piece = 1 << 24
+    for start in range(0, len(data), piece):
+        file.write(data[start : start + piece])
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file of ``torch.save`` is complete and every checksum (CRC-32) in it is right."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                return False
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # torch reads headers that zipfile does not
+    except pickle.UnpicklingError:  # whole, whatever is in it
+        return True
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError):
+        return False
+    return True
+
+
+def _sync(folder: Path) -> None:
+    """Makes the names in a folder last; not every file system lets a folder be opened."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)

@@ -1,0 +1,42 @@
+"""How Lightning writes and reads checkpoints here: whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from dsob_pl.files import save
+from dsob_pl.training.checkpoint_file import RANDOM_KEY
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes files in one piece, and keeps the last.ckpt before the one it writes as previous.ckpt.
+
+    Args:
+        loading: told the path of a checkpoint that is about to be loaded.
+    """
+
+    def __init__(self, loading: Callable[[Path], None] = lambda path: None) -> None:
+        super().__init__()
+        self._loading = loading
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Writes; remote files as Lightning does.
+
+        Raises:
+            RunFailed: there is no room.
+        """
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        path = Path(path)
+        resumable = path.stem == "last" and RANDOM_KEY in checkpoint
+        save(checkpoint, path, keep_as=path.with_name(f"previous{path.suffix}") if resumable else None)
+
+    def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Reads, as Lightning does."""
+        self._loading(Path(path))
+        return super().load_checkpoint(path, *arguments, **options)

@@ -1,0 +1,75 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsob_pl.files import is_whole, save
+
+FULL = """
+import resource, sys, torch
+from pathlib import Path
+from dsob_pl.errors import RunFailed
+from dsob_pl.files import save
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    save({"x": torch.zeros(100_000)}, Path(sys.argv[1]))
+except RunFailed as error:
+    print(error)
+"""
+
+
+def test_what_is_saved_is_read_back_and_what_was_there_can_be_kept(tmp_path: Path) -> None:
+    path, spare = tmp_path / "folder" / "a.pt", tmp_path / "folder" / "b.pt"
+    for number in range(3):
+        size = save({"x": torch.full((5,), float(number))}, path, keep_as=spare)
+        assert size == path.stat().st_size
+        assert torch.load(path, weights_only=True)["x"].tolist() == [number] * 5
+        if number:
+            assert torch.load(spare, weights_only=True)["x"].tolist() == [number - 1] * 5
+    assert sorted(p.name for p in path.parent.iterdir()) == ["a.pt", "b.pt"]
+
+
+def test_where_there_is_no_room_the_old_file_stays_and_the_size_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    save({"x": torch.ones(3)}, path)
+    done = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, timeout=100)
+    assert done.stdout.startswith("'a.pt' needs 0.4 MB, and there is no room for it: "), done.stderr
+    assert torch.load(path, weights_only=True)["x"].tolist() == [1.0, 1.0, 1.0]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.booleans())
+def test_damage_is_noticed_wherever_it_matters(
+    place: float, bit: int, cut: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("damage")
+    content = {"x": torch.arange(600), "y": {"z": 3, "w": torch.linspace(0, 1, 70)}}
+    save(content, folder / "a.pt")
+    assert is_whole(folder / "a.pt")
+    data = bytearray((folder / "a.pt").read_bytes())
+    if cut:
+        data = data[: int(place * len(data))]
+    else:
+        data[int(place * len(data))] ^= 1 << bit
+    (folder / "b.pt").write_bytes(data)
+    if is_whole(folder / "b.pt"):  # padding between the tensors, or a date in the archive's own list
+        assert not cut
+        found = torch.load(folder / "b.pt", weights_only=True)
+        assert torch.equal(found["x"], content["x"])
+        assert found["y"]["z"] == 3
+        assert torch.equal(found["y"]["w"], content["y"]["w"])
+
+
+def test_what_is_no_file_of_torch_is_not_whole(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("x")
+    (tmp_path / "empty").write_bytes(b"")
+    assert not any(is_whole(tmp_path / name) for name in ("text", "empty", "missing", "."))
