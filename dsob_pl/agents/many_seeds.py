@@ -143,6 +143,8 @@ class ManySeeds(L.LightningModule):
                 own["train/episode_return"] = torch.tensor(float(episode.return_))
                 own["train/episode_length"] = torch.tensor(float(episode.length))
                 self._returns["episode_return"][seed] = float(episode.return_)
+        for i, count in step.dropped_episodes.items():
+            metrics[i]["train/dropped_episodes"] = torch.tensor(float(count))
         broken = self._broken(step)
         self.optimizers()[-1].step()  # type: ignore[index]
         self._tell({seed: own for i, (seed, own) in enumerate(zip(self.seeds, metrics)) if i not in broken})

@@ -314,6 +314,8 @@ class SobolevActorCritic(L.LightningModule):
                 "train/episode_return": torch.tensor(float(step.episode.return_)),
                 "train/episode_length": torch.tensor(float(step.episode.length)),
             }
+        if step.dropped_episodes:
+            metrics["train/dropped_episodes"] = torch.tensor(float(step.dropped_episodes))
         self.optimizers()[-1].step()  # type: ignore[index]
         self._log(metrics)
 

@@ -20,14 +20,22 @@ from dsob_pl.envs.problems import (
     register_problems,
     score_of,
 )
-from dsob_pl.envs.rollout import Episodes, env_name, flat_observation, run_episodes
-from dsob_pl.envs.rows import EnvironmentRows, join_environments
+from dsob_pl.envs.rollout import Episodes, run_episodes
+from dsob_pl.envs.rows import EnvironmentRows, RowSteps, join_environments
 from dsob_pl.envs.seed_rollout import run_seed_episodes
+from dsob_pl.envs.stepping import (
+    EnvironmentFailed,
+    env_name,
+    flat_observation,
+    reset_environment,
+    step_environment,
+)
 from dsob_pl.envs.video import record_video
 
 __all__ = [
     "ActionNoise",
     "DynamicsNoise",
+    "EnvironmentFailed",
     "EnvironmentRows",
     "Episodes",
     "Jack",
@@ -43,6 +51,7 @@ __all__ = [
     "RewardChain",
     "RewardNoise",
     "Rotation",
+    "RowSteps",
     "Summit",
     "env_name",
     "flat_observation",
@@ -52,10 +61,12 @@ __all__ = [
     "plan",
     "record_video",
     "reference",
+    "reset_environment",
     "run_episodes",
     "run_seed_episodes",
     "score_of",
     "state_spread",
+    "step_environment",
 ]
 
 register_problems()

@@ -12,8 +12,7 @@ import torch
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit, TransformAction
 
 from dsob_pl.envs.problems import ProblemEnv
-from dsob_pl.envs.rollout import env_name, flat_observation
-from dsob_pl.errors import RunFailed
+from dsob_pl.envs.stepping import EnvironmentFailed, env_name, reset_environment, step_environment
 
 
 class RowSteps(NamedTuple):
@@ -43,6 +42,14 @@ class RowSteps(NamedTuple):
 
         return RowSteps(wide(self.observations), wide(self.rewards), wide(self.terminated), wide(self.truncated), {})
 
+    def put(self, place: int, one: RowSteps) -> None:
+        """Puts the only step of ``one`` in the place of another."""
+        for own, new in zip(self[:4], one[:4]):
+            own[place] = new[0]
+        self.failures.pop(place, None)
+        if one.failures:
+            self.failures[place] = one.failures[0]
+
 
 class EnvironmentRows(ABC):
     """R environments that were made alike, each with its own generator.
@@ -62,12 +69,16 @@ class EnvironmentRows(ABC):
         """The first observation ``[S]`` float32 of a new episode in one row; ``step`` is for the message.
 
         Raises:
-            RunFailed: it is not finite, or the environment says so.
+            EnvironmentFailed: the environment raises, or its observation cannot be used.
         """
 
     @abstractmethod
     def step(self, rows: np.ndarray, actions: np.ndarray, step: int) -> RowSteps:
         """One step of the environments ``rows [n]`` with ``actions [n, A]`` float32; ``step`` is for the messages."""
+
+    @abstractmethod
+    def replace(self, row: int, env: gymnasium.Env) -> None:
+        """Puts an environment made like the others in the place of one; it is to be reset next."""
 
     @abstractmethod
     def select(self, rows: Sequence[int]) -> None:
@@ -112,8 +123,7 @@ class SeparateRows(EnvironmentRows):
 
     def reset(self, row: int, seed: int | None, step: int) -> np.ndarray:
         """As in ``EnvironmentRows``."""
-        env = self._envs[row]
-        return flat_observation(env.reset(seed=seed)[0], env, step)
+        return reset_environment(self._envs[row], seed, step)
 
     def step(self, rows: np.ndarray, actions: np.ndarray, step: int) -> RowSteps:
         """As in ``EnvironmentRows``."""
@@ -122,14 +132,17 @@ class SeparateRows(EnvironmentRows):
         terminated, truncated = np.zeros(n, bool), np.zeros(n, bool)
         failures: dict[int, str] = {}
         for i, row in enumerate(rows):
-            env = self._envs[row]
             try:
-                reached, reward, terminated[i], truncated[i], _ = env.step(actions[i])
-                observations[i], rewards[i] = reached, float(reward)
-            except RunFailed as error:
+                observations[i], rewards[i], terminated[i], truncated[i] = step_environment(
+                    self._envs[row], actions[i], step
+                )
+            except EnvironmentFailed as error:
                 failures[i] = str(error)
-        found = RowSteps(observations, rewards, terminated, truncated, failures)
-        return _checked(found, env_name(self._envs[0]), step)
+        return RowSteps(observations, rewards, terminated, truncated, failures)
+
+    def replace(self, row: int, env: gymnasium.Env) -> None:
+        """As in ``EnvironmentRows``."""
+        self._envs[row] = env
 
     def select(self, rows: Sequence[int]) -> None:
         """As in ``EnvironmentRows``."""
@@ -159,7 +172,7 @@ class ProblemRows(EnvironmentRows):
     def reset(self, row: int, seed: int | None, step: int) -> np.ndarray:
         """As in ``EnvironmentRows``."""
         env = self._envs[row]
-        observation = flat_observation(env.reset(seed=seed)[0], env, step)
+        observation = reset_environment(env, seed, step)
         self._states[row] = torch.from_numpy(observation)
         self._elapsed[row] = 0
         return observation
@@ -179,6 +192,11 @@ class ProblemRows(EnvironmentRows):
         truncated = np.zeros(len(rows), bool) if self._limit is None else self._elapsed[rows] >= self._limit
         found = RowSteps(s_next.numpy(), r.double().numpy(), terminated.numpy() != 0, truncated, {})
         return _checked(found, self._name, step)
+
+    def replace(self, row: int, env: gymnasium.Env) -> None:
+        """As in ``EnvironmentRows``."""
+        assert isinstance(env.unwrapped, ProblemEnv)
+        self._envs[row] = env.unwrapped
 
     def select(self, rows: Sequence[int]) -> None:
         """As in ``EnvironmentRows``."""
