@@ -150,6 +150,9 @@ class SobolevActorCritic(L.LightningModule):
         self.jacobian_bound = jacobian_bound
         self.divergence_margin = divergence_margin
         check_options(self)
+        for name, part in (("critic", critic), ("policy", policy)):
+            if part is None:  # which the parser of the command line takes for any callable
+                raise UsageError(f"model.{name}: expected a class, got null")
 
         self.divergence = MaxSlicedMMD() if divergence is None else divergence
         self.overestimation = Truncation() if overestimation is None else overestimation
