@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dsob_pl.agents.elementwise import check_elementwise
+from dsob_pl.agents.numbers import Numbers, Reading, described, divergence_warning
 from dsob_pl.agents.objectives import (
     PARTS,
     Metrics,
@@ -22,13 +24,16 @@ from dsob_pl.agents.objectives import (
     objective,
     update,
 )
-from dsob_pl.agents.reports import Speed, not_finite
+from dsob_pl.agents.reports import Speed
 from dsob_pl.agents.sobolev_actor_critic import SobolevActorCritic
 from dsob_pl.agents.stack import AgentStack
 from dsob_pl.data import ManySeedsData, SeedsStep
+from dsob_pl.diagnostics import save_diagnostics
 from dsob_pl.envs import Episodes
 from dsob_pl.errors import RunFailed
 from dsob_pl.world_models import Transition
+
+log = logging.getLogger(__name__)
 
 
 class ManySeeds(L.LightningModule):
@@ -36,7 +41,7 @@ class ManySeeds(L.LightningModule):
 
     Networks, optimizers' states and scales are stacked, and an update is the vmapped update of one agent. There is no
     reduction over the seeds anywhere: gradients are clipped for each seed, and each draws its noise from a generator of
-    its own. A seed whose losses are no longer finite leaves the stack; the others do not notice.
+    its own. A seed whose numbers are no longer finite leaves the stack; the others do not notice.
 
     Args:
         agents: one for each seed, built under that seed.
@@ -72,6 +77,8 @@ class ManySeeds(L.LightningModule):
         self._latest: Metrics = {}  # [S] each
         self._returns: dict[str, dict[int, float]] = {"episode_return": {}, "return": {}}
         self._speed = Speed()
+        self._numbers = Numbers()
+        self._gamma_kappa: dict[int, Tensor] = {}  # by seed, as last measured
 
     @property
     def agents(self) -> list[SobolevActorCritic]:
@@ -124,7 +131,9 @@ class ManySeeds(L.LightningModule):
             transitions = Transition(*(torch.stack(x, 1) for x in zip(*each)))  # [U, S, B]
             rounds = len(transitions.r)
             for u in range(rounds):
-                self._latest |= self._update(Transition(*(x[u] for x in transitions)), report and u == rounds - 1)
+                updated = self._update(Transition(*(x[u] for x in transitions)), report and u == rounds - 1)
+                self._numbers.take(updated)
+                self._latest |= updated
             if self.lr_schedulers() is not None:
                 self.lr_schedulers().step()  # type: ignore[union-attr]
             if report:
@@ -134,7 +143,9 @@ class ManySeeds(L.LightningModule):
                 own["train/episode_return"] = torch.tensor(float(episode.return_))
                 own["train/episode_length"] = torch.tensor(float(episode.length))
                 self._returns["episode_return"][seed] = float(episode.return_)
-        broken = self._broken(step.failures)
+        for i, count in step.dropped_episodes.items():
+            metrics[i]["train/dropped_episodes"] = torch.tensor(float(count))
+        broken = self._broken(step)
         self.optimizers()[-1].step()  # type: ignore[index]
         self._tell({seed: own for i, (seed, own) in enumerate(zip(self.seeds, metrics)) if i not in broken}, report)
         for seed, reason in [(self.seeds[i], reason) for i, reason in broken.items()]:
@@ -261,12 +272,40 @@ class ManySeeds(L.LightningModule):
         self._generators = [self._generators[i] for i in chosen]
         self.seeds = list(seeds)
 
-    def _broken(self, failures: dict[int, str]) -> dict[int, str]:
-        """Positions of the seeds to give up, and why: what the data found, and losses that are not finite."""
-        broken = dict(failures)
-        for i, names in not_finite(self._latest).items():
-            broken.setdefault(i, f"{names} became non-finite at environment step {self.trainer.global_step + 1}")
+    def _broken(self, step: SeedsStep) -> dict[int, str]:
+        """Positions of the seeds to give up, and why: what the data found, and numbers that are not finite.
+
+        Of the latter a diagnostic batch is saved in the seed's own run; seeds that may diverge are warned of.
+        """
+        broken, number = dict(step.failures), self.trainer.global_step + 1
+        for i, reading in enumerate(self._numbers.read()):
+            agent, seed = self.agents[i], self.seeds[i]
+            if i in broken:
+                continue
+            if reading.broken is not None:
+                gradients = self._non_finite_gradients(i, reading)
+                reason = described(reading.broken[0], gradients, number)
+                batch = None if step.batch is None else step.batch[i]
+                owner = self.trainer if agent._trainer is None else agent.trainer  # the seed's, where it has its own
+                kept = save_diagnostics(owner, number, reason, batch, reading.history, agent, gradients)
+                broken[i] = reason + kept
+            elif agent.exceeds(reading.excess):
+                warning = divergence_warning(agent, reading.excess, number, self._gamma_kappa.get(seed))
+                log.warning("seed %d: %s", seed, warning)
         return broken
+
+    def _non_finite_gradients(self, i: int, reading: Reading) -> list[str]:
+        """Parameters of agent ``i`` whose gradient is not finite; only that of the last update is still there."""
+        assert reading.broken is not None
+        name, which = reading.broken
+        part, _, kind = name.partition("/")
+        if kind != "grad_norm" or which + 1 < len(reading.history[name]):
+            return []
+        gradient = self.stack.get_parameter(part).grad
+        assert gradient is not None
+        named = list(getattr(self.agents[i], part).named_parameters())
+        pieces = gradient[i].split([p.numel() for _, p in named])
+        return [name for (name, _), piece in zip(named, pieces) if not bool(piece.isfinite().all())]
 
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
@@ -293,12 +332,15 @@ class ManySeeds(L.LightningModule):
     def _reports(self, transition: Transition) -> list[Metrics]:
         """What every seed reports at the logging cadence, ``transition [S, B]`` being the last batch."""
         speed = self._speed.measure(self.trainer.global_step + 1, self.updates)
-        return [
+        reports = [
             {name: values[i] for name, values in self._latest.items()}
             | agent.diagnose(Transition(*(x[i] for x in transition)))
             | speed
             for i, agent in enumerate(self.agents)
         ]
+        named = ((seed, own.get("bellman/gamma_kappa")) for seed, own in zip(self.seeds, reports))
+        self._gamma_kappa = {seed: factor for seed, factor in named if factor is not None}
+        return reports
 
     def _tell(self, metrics: dict[int, Metrics], report: bool = True) -> None:
         """Hands every seed its metrics, and logs what the seeds have in common, on reporting steps in any case."""

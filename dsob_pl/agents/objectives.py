@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
 from dsob_pl.agents import losses
-from dsob_pl.agents.reports import sample_statistics
+from dsob_pl.agents.numbers import EXCESS, range_excess
+from dsob_pl.agents.reports import sample_statistics, target_statistics
 from dsob_pl.bellman import bound_target, jacobian_penalty, smoothed_policy, sobolev_target
 from dsob_pl.bellman.target import Policy
 from dsob_pl.errors import RunFailed
@@ -142,7 +143,7 @@ def objective(
         part: whose loss.
         transition: ``[B]``.
         noise: the part's, of one update.
-        report: adds the statistics of samples and targets, which need no gradient.
+        report: adds the statistics of the samples, which need no gradient.
         nested: derivatives by ``torch.func``, inside of which further transforms may stand.
 
     Returns:
@@ -176,10 +177,15 @@ def _critic(
     loss, samples = losses.critic_loss(
         agent.critic, agent.divergence, transition, own_noise, target, agent.order, agent.gradient_weight, value=report
     )
-    metrics = {"critic/loss": loss.detach()}
+    # In the order in which they come to be: the first that is not finite is the one to name. Bounded targets cannot
+    # leave the range of possible returns; the critic's own values can.
+    scale = agent.reward_scale.factor
+    metrics = {f"critic/{name}": value for name, value in target_statistics(target, scale).items()}
+    metrics["critic/loss"] = loss.detach()
+    values = target if agent.gradient_bound is None else samples
+    metrics[EXCESS] = range_excess(values[..., 0].mean(-1), agent.scales.bounds)
     if report:
-        statistics = sample_statistics(samples, target, agent.reward_scale.factor)
-        metrics |= {f"critic/{name}": value for name, value in statistics.items()}
+        metrics |= {f"critic/{name}": value for name, value in sample_statistics(samples, scale).items()}
         metrics["critic/clipped_fraction"] = clipped
     return loss, metrics
 

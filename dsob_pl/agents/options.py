@@ -20,7 +20,7 @@ def check_options(agent: Any) -> None:
     for name in ("samples", "target_samples", "policy_delay", "diagnostic_samples"):
         if getattr(agent, name) < 1:
             raise UsageError(f"model.{name}: expected at least 1, got {getattr(agent, name)}")
-    for name in ("return_range", "gradient_bound", "max_gradient_norm", "jacobian_bound"):
+    for name in ("return_range", "gradient_bound", "max_gradient_norm", "jacobian_bound", "divergence_margin"):
         bound = getattr(agent, name)
         if bound is not None and not bound > 0:
             raise UsageError(f"model.{name}: expected a positive number, got {bound}")

@@ -17,28 +17,40 @@ from dsob_pl.world_models.metrics import spread_ratio
 _SPREAD_SAMPLES = 16
 
 
-def sample_statistics(samples: Tensor, target: Tensor, scale: Tensor) -> dict[str, Tensor]:
-    """What is logged of the critic's samples and their targets, in units of reward.
+def target_statistics(target: Tensor, scale: Tensor) -> dict[str, Tensor]:
+    """Mean target and mean norm of target gradients, where there are any, in units of reward.
+
+    They are not finite as soon as one entry of ``target`` is not.
+
+    Args:
+        target: ``[B, M, D]``.
+        scale: factor by which rewards were multiplied (0-d).
+    """
+    statistics = {"target": target[..., 0].mean() / scale}
+    if target.shape[-1] > 1:
+        statistics["target_gradient_norm"] = target[..., 1:].norm(dim=-1).mean() / scale
+    return statistics
+
+
+def sample_statistics(samples: Tensor, scale: Tensor) -> dict[str, Tensor]:
+    """What is logged of the critic's samples at the logging cadence, in units of reward.
 
     Args:
         samples: predicted ``[E, B, N, D]``.
-        target: ``[B, M, D]``.
         scale: factor by which rewards were multiplied (0-d).
 
     Returns:
-        mean value and target, root mean square spread of the return over noise, of its gradient, and the mean norm of
-        target gradients; gradients only where they are part of the samples.
+        mean value, root mean square spread of the return over noise, and of its gradient where that is part of the
+        samples.
     """
     one = samples.shape[-2] == 1
     spread = torch.zeros_like(samples[..., 0, :]) if one else samples.var(-2)
     statistics = {
         "value": samples[..., 0].mean() / scale,
-        "target": target[..., 0].mean() / scale,
         "return_spread": spread[..., 0].mean().sqrt() / scale,
     }
     if samples.shape[-1] > 1:
         statistics["gradient_spread"] = spread[..., 1:].sum(-1).mean().sqrt() / scale
-        statistics["target_gradient_norm"] = target[..., 1:].norm(dim=-1).mean() / scale
     return statistics
 
 
@@ -57,20 +69,6 @@ def clean_metrics(episodes: Episodes) -> dict[str, Tensor]:
     """Mean and standard deviation of the return of ``episodes`` without the noise of the config."""
     returns = episodes.returns
     return {"eval_clean/return_mean": returns.mean(), "eval_clean/return_std": returns.std(correction=0)}
-
-
-def not_finite(metrics: dict[str, Tensor]) -> dict[int, str]:
-    """Names of the losses among ``metrics`` (0-d, or ``[S]`` for S seeds) that are NaN or infinite, by seed's place.
-
-    Reading them back is the one time in a step that a device is waited for.
-    """
-    names = [name for name in metrics if name.endswith("/loss")]
-    if not names:
-        return {}
-    finite = torch.stack([metrics[name].reshape(-1) for name in names], 1).isfinite().tolist()
-    return {
-        i: ", ".join(name for name, ok in zip(names, row) if not ok) for i, row in enumerate(finite) if not all(row)
-    }
 
 
 class Speed:

@@ -6,6 +6,8 @@ One training step is one environment step and all of its updates. What an update
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,9 +17,10 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
+from dsob_pl.agents.numbers import Numbers, described, divergence_warning
 from dsob_pl.agents.objectives import PARTS, Part, compiled, draw_noise, objective, target_samples, update
 from dsob_pl.agents.options import check_divergence, check_options
-from dsob_pl.agents.reports import Speed, clean_metrics, evaluation_metrics, model_diagnostics, not_finite
+from dsob_pl.agents.reports import Speed, clean_metrics, evaluation_metrics, model_diagnostics
 from dsob_pl.agents.scales import Scales
 from dsob_pl.bellman import (
     OverestimationCorrection,
@@ -27,6 +30,7 @@ from dsob_pl.bellman import (
 )
 from dsob_pl.critics import Critic, GenerativeCritic
 from dsob_pl.data import Step
+from dsob_pl.diagnostics import save_diagnostics
 from dsob_pl.divergences import Divergence, MaxSlicedMMD
 from dsob_pl.envs import Episodes, env_name
 from dsob_pl.errors import RunFailed, UsageError
@@ -35,6 +39,8 @@ from dsob_pl.world_models import CVAE, Transition, WorldModel
 
 if TYPE_CHECKING:
     from gymnasium import Env
+
+log = logging.getLogger(__name__)
 
 # Samples per first state of an evaluation episode, of which eval/value is the mean.
 _EVALUATION_SAMPLES = 32
@@ -80,6 +86,9 @@ class SobolevActorCritic(L.LightningModule):
         jacobian_bound: that bound; None is ``1 / gamma``, the edge of contraction. A soft bound is exceeded a little:
             ask for less where gamma*kappa is to be below 1.
         critic_scheduler: of the critic's learning rate, stepped once per environment step since learning began.
+        divergence_margin: a warning is given, once, where a mean return lies farther than this many widths outside of
+            the range that rewards and gamma allow: a target where ``gradient_bound`` is None, else a prediction, which
+            bounded targets do not hold back at once; None gives none.
         compile: fuse the operations of the losses by ``torch.compile``, which takes a C++ compiler and a minute or two
             before the first update; worth it for long runs. The reporting updates are not compiled.
 
@@ -117,6 +126,7 @@ class SobolevActorCritic(L.LightningModule):
         jacobian_penalty: float = 0.0,
         jacobian_bound: float | None = None,
         critic_scheduler: LRSchedulerCallable | None = None,
+        divergence_margin: float | None = 1.5,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -138,7 +148,11 @@ class SobolevActorCritic(L.LightningModule):
         self.diagnostic_samples = diagnostic_samples
         self.jacobian_penalty = jacobian_penalty
         self.jacobian_bound = jacobian_bound
+        self.divergence_margin = divergence_margin
         check_options(self)
+        for name, part in (("critic", critic), ("policy", policy)):
+            if part is None:  # which the parser of the command line takes for any callable
+                raise UsageError(f"model.{name}: expected a class, got null")
 
         self.divergence = MaxSlicedMMD() if divergence is None else divergence
         self.overestimation = Truncation() if overestimation is None else overestimation
@@ -171,6 +185,10 @@ class SobolevActorCritic(L.LightningModule):
         self._latest: dict[str, Tensor] = {}  # of the most recent updates; the policy's are rarer than the critic's
         self._episode: dict[str, Tensor] = {}  # of the most recent episode that ended
         self._speed = Speed()
+        self._numbers = Numbers()
+        self._gradient_norms: list[tuple[str, Tensor]] = []  # of each parameter, by part, in this step's updates
+        self._gamma_kappa: Tensor | None = None  # as last measured
+        self._warned = False
 
     @property
     def normalizer(self) -> RunningNormalizer:
@@ -289,19 +307,24 @@ class SobolevActorCritic(L.LightningModule):
             transitions = self.transitions(step.batch)
             rounds = transitions.r.shape[0]
             for u in range(rounds):
-                self._latest |= self._update(Transition(*(x[u] for x in transitions)), report and u == rounds - 1)
+                updated = self._update(Transition(*(x[u] for x in transitions)), report and u == rounds - 1)
+                self._numbers.take(updated)
+                self._latest |= updated
             if self._critic_scheduler is not None:
                 self.lr_schedulers().step()  # type: ignore[union-attr]
-            self._stop_if_not_finite(self._latest)
+            self._check_numbers(step.batch)
             if report:
                 diagnostics = self.diagnose(Transition(*(x[-1] for x in transitions)))
+                self._gamma_kappa = diagnostics.get("bellman/gamma_kappa")
                 metrics = self._latest | diagnostics | self._speed.measure(self.trainer.global_step + 1, self.updates)
         if step.episode is not None:
-            self._episode = {
+            self._episode |= {
                 "train/episode_return": torch.tensor(float(step.episode.return_)),
                 "train/episode_length": torch.tensor(float(step.episode.length)),
             }
-        if report or step.episode is not None:
+        if step.dropped_episodes:
+            self._episode["train/dropped_episodes"] = torch.tensor(float(step.dropped_episodes))
+        if report or step.episode is not None or step.dropped_episodes:
             metrics |= self._episode
         self.optimizers()[-1].step()  # type: ignore[index]
         self._log(metrics)
@@ -316,7 +339,9 @@ class SobolevActorCritic(L.LightningModule):
         def improve(part: Part) -> dict[str, Tensor]:
             evaluate = objective if report else self._objective
             loss, metrics = evaluate(self, part, transition, noise.of(part), report, nested=self.compiled)
-            return metrics | {f"{part}/grad_norm": self._descend(loss, optimizers[part])}
+            norm, each = self._descend(loss, optimizers[part])
+            self._gradient_norms.append((part, each))
+            return metrics | {f"{part}/grad_norm": norm}
 
         def follow() -> None:
             polyak_update(self.target_critic, self.critic, self.tau)
@@ -329,14 +354,21 @@ class SobolevActorCritic(L.LightningModule):
         noise = draw_noise(self, len(transition.r), policy=False)
         return target_samples(self, transition, noise.step, noise.target, noise.smoothing)
 
-    def _descend(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
-        """One optimizer step on ``loss``, which reaches that optimizer's parameters only; the norm before clipping."""
+    def _descend(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> tuple[Tensor, Tensor]:
+        """One optimizer step on ``loss``, which reaches that optimizer's parameters only.
+
+        Returns:
+            the norm of the gradient before clipping, and that of each parameter ``[P]``.
+        """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         optimizer.zero_grad(set_to_none=True)
         loss.backward(inputs=parameters)
-        norm = nn.utils.clip_grad_norm_(parameters, self.max_gradient_norm)
+        # As clip_grad_norm_ does it, which keeps the norms of the single parameters to itself.
+        each = torch.stack(torch._foreach_norm([p.grad for p in parameters if p.grad is not None]))
+        norm = torch.linalg.vector_norm(each)
+        nn.utils.clip_grads_with_norm_(parameters, self.max_gradient_norm, norm)
         optimizer.step()
-        return norm
+        return norm, each
 
     def _critic_noise(self, rows: int, count: int, generator: torch.Generator | None = None) -> Tensor:
         return torch.randn(rows, count, self.critic.noise_size, device=self.device, generator=generator)
@@ -410,9 +442,36 @@ class SobolevActorCritic(L.LightningModule):
     def _report_every(self) -> int:
         return max(self.trainer.log_every_n_steps, 1)  # type: ignore[attr-defined]
 
-    def _stop_if_not_finite(self, metrics: dict[str, Tensor]) -> None:
-        for names in not_finite(metrics).values():
-            raise RunFailed(f"{names} became non-finite at environment step {self.trainer.global_step + 1}")
+    def _check_numbers(self, batch: TensorDictBase) -> None:
+        """Looks at what the updates on ``batch [U, B]`` gave.
+
+        Raises:
+            RunFailed: a loss, gradient or target is not finite; names it, the step and the file of a diagnostic batch.
+        """
+        step = self.trainer.global_step + 1
+        (reading,) = self._numbers.read()
+        each, self._gradient_norms = self._gradient_norms, []
+        if reading.broken is not None:
+            name, which = reading.broken
+            part, _, kind = name.partition("/")
+            own = [norms for owner, norms in each if owner == part]
+            gradients = []
+            if kind == "grad_norm":
+                names = [n for n, p in getattr(self, part).named_parameters() if p.grad is not None]
+                gradients = [n for n, norm in zip(names, own[which].tolist()) if not math.isfinite(norm)]
+            reason = described(name, gradients, step)
+            kept = save_diagnostics(self.trainer, step, reason, batch, reading.history, self, gradients)
+            raise RunFailed(reason + kept)
+        if self.exceeds(reading.excess):
+            log.warning("%s", divergence_warning(self, reading.excess, step, self._gamma_kappa))
+
+    def exceeds(self, excess: float) -> bool:
+        """Whether values so many widths outside of the possible returns are to be warned of: the first time only."""
+        margin = self.divergence_margin
+        if self._warned or margin is None or abs(excess) <= margin:
+            return False
+        self._warned = True
+        return True
 
     def _log(self, metrics: dict[str, Tensor]) -> None:
         """One call for everything: on reporting steps the whole dictionary, else only a finished episode."""

@@ -44,7 +44,7 @@ def check_top_level(sources: list[Source], sections: set[str]) -> None:
 
 
 def check_numbers(config: dict[str, Any]) -> None:
-    """Raises UsageError for a NaN anywhere, a negative size, and a seed or number of threads out of range."""
+    """Raises UsageError for a NaN anywhere, a negative size, and a seed, cadence or number of threads out of range."""
     for key, value in leaves(config):
         for item in value if isinstance(value, list | tuple) else (value,):
             if isinstance(item, float) and math.isnan(item):
@@ -53,6 +53,8 @@ def check_numbers(config: dict[str, Any]) -> None:
                 raise UsageError(f"{key}: expected a size, got {item}")
     if not 0 <= config["seed_everything"] < 2**32:
         raise UsageError(f"seed_everything: expected an integer from 0 to 2^32 - 1, got {config['seed_everything']}")
+    if (config.get("trainer") or {}).get("val_check_interval") == 0:  # Lightning divides by it
+        raise UsageError("trainer.val_check_interval: expected at least 1, in environment steps, got 0")
     if config["threads"] is not None and config["threads"] < 1:
         raise UsageError(f"threads: expected at least 1, got {config['threads']}")
 

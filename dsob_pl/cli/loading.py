@@ -53,12 +53,23 @@ def load(
         path = run_checkpoint(str(source), which, tracking_uri)
     content = read_checkpoint(path)
     _refuse_many(content, path, tracking_uri)
-    config = yaml.safe_load(checkpoint_config(content, path))
+    config = _config(content, path)
     sizes = content.get(SIZES_KEY, {})
     agent = build_model(config["model"], sizes)
     check_fits(content, agent, path)
     agent.load_state_dict(content["state_dict"])
     return LoadedAgent(agent.to(device).eval(), config, sizes, path)
+
+
+def _config(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(checkpoint_config(content, path))
+    except yaml.YAMLError as error:
+        raise UsageError(f"checkpoint '{path}' carries a config that is not YAML") from error
+    model = config.get("model") if isinstance(config, dict) else None
+    if not isinstance(model, dict) or not isinstance(model.get("class_path"), str):
+        raise UsageError(f"checkpoint '{path}' carries a config without a model")
+    return config
 
 
 def run_checkpoint(run: str, which: Which = "best", tracking_uri: str | None = None) -> Path:

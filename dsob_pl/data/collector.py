@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,8 +13,10 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from dsob_pl.data.replay import transition
-from dsob_pl.envs import env_name, flat_observation, put_back, saved_environment
-from dsob_pl.errors import RunFailed
+from dsob_pl.envs import EnvironmentFailed, put_back, reset_environment, saved_environment, step_environment
+from dsob_pl.errors import RunFailed, UsageError
+
+log = logging.getLogger(__name__)
 
 
 class EpisodeStatistics(NamedTuple):
@@ -34,15 +36,29 @@ class Collector:
         env: an environment of ``make_env``.
         seed: of the first reset and of the random actions.
         warmup_steps: as many steps take actions uniform in [-1, 1]^A before the policy is asked.
+        restart_budget: as many times an episode in which the environment fails is dropped, and does not end the run.
+            What it has brought so far stays; another one begins in an environment made anew, under a seed of its own
+            and with an action of the warm-up.
+        make_anew: makes that environment; its predecessor is closed by then.
 
     Attributes:
         observation: where the running episode is [S]; None where the next step begins one.
+        dropped: episodes dropped so far.
     """
 
-    def __init__(self, env: gymnasium.Env, seed: int, warmup_steps: int) -> None:
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        seed: int,
+        warmup_steps: int,
+        restart_budget: int = 0,
+        make_anew: Callable[[], gymnasium.Env] | None = None,
+    ) -> None:
         self.env = env
         self.seed = seed
         self.warmup_steps = warmup_steps
+        self.restart_budget = restart_budget
+        self.dropped = 0
         self.explore: Callable[[Tensor], Tensor] | None = None
         self.steps = 0
         self.episodes = 0
@@ -51,25 +67,30 @@ class Collector:
         self._action_size = int(env.action_space.shape[0])  # type: ignore[index]
         self._return = 0.0
         self._length = 0
+        self._make_anew = make_anew
 
     def step(self) -> tuple[TensorDict, EpisodeStatistics | None]:
         """One environment step: the transition [1], and the statistics of the episode if it ended here.
 
         Raises:
-            RunFailed: an observation, reward or action that is not finite.
+            RunFailed: an environment that fails more often than ``restart_budget``, or an action that is not finite.
         """
         if self.observation is None:
             self._reset(self.reset_seed())
         observation, action = self.observation, self._action()
+        while True:
+            try:
+                reached = step_environment(self.env, action.numpy(), self.steps + 1)
+                break
+            except EnvironmentFailed as error:
+                self._reset(self.drop_episode(error))
+                observation, action = self.observation, self.random_action()
         assert observation is not None
         self.steps += 1
-        reached, given, terminated, truncated, _ = self.env.step(action.numpy())
-        next_observation, reward = flat_observation(reached, self.env, self.steps), float(given)
-        if not math.isfinite(reward):
-            raise RunFailed(f"{env_name(self.env)} returned the reward {reward} at environment step {self.steps}")
-        new = transition(observation, action, next_observation, reward, bool(terminated), bool(truncated))
+        next_observation, reward, terminated, truncated = reached
+        new = transition(observation, action, next_observation, reward, terminated, truncated)
         self.observation = next_observation
-        finished = self.count(reward, bool(terminated or truncated))
+        finished = self.count(reward, terminated or truncated)
         if finished is not None:
             self._reset(None)
         return new, finished
@@ -80,6 +101,26 @@ class Collector:
             return self.seed
         # an environment made anew has an unseeded generator: without a seed here a resumed run would not be repeatable
         return int(np.random.SeedSequence([self.seed, 2, self.steps]).generate_state(1)[0])
+
+    def drop_episode(self, error: EnvironmentFailed) -> int:
+        """Gives up the running episode and makes the environment anew; the seed of the reset that is due.
+
+        Raises:
+            EnvironmentFailed: ``error``, where the budget is spent.
+            RunFailed: the environment cannot be made anew.
+        """
+        if self.dropped >= self.restart_budget or self._make_anew is None:
+            if not self.dropped:
+                raise error
+            spent = f"{error} (data.restart_budget of {self.restart_budget} is spent)"
+            raise EnvironmentFailed(spent) from error.__cause__
+        self.dropped += 1
+        log.warning("episode dropped (%d of data.restart_budget %d): %s", self.dropped, self.restart_budget, error)
+        try:
+            self.restart(self._make_anew())
+        except UsageError as failed:
+            raise RunFailed(f"{error}; it could not be made anew: {failed}") from failed
+        return int(np.random.SeedSequence([self.seed, 3, self.dropped]).generate_state(1)[0])
 
     def begin(self, observation: np.ndarray) -> None:
         """Starts the count of an episode at its first observation [S]."""
@@ -124,6 +165,7 @@ class Collector:
             "episodes": self.episodes,
             "random": self._random.get_state(),
             "observation": None if self.observation is None else torch.from_numpy(self.observation.copy()),
+            "dropped": self.dropped,
             "return": self._return,
             "length": self._length,
         }
@@ -133,12 +175,17 @@ class Collector:
         self.steps = int(state["steps"])
         self.episodes = int(state["episodes"])
         self._random.set_state(state["random"])
+        self.dropped = int(state["dropped"])
         observation = state["observation"]
         self.observation = None if observation is None else observation.numpy().copy()
         self._return, self._length = float(state["return"]), int(state["length"])
 
     def _reset(self, seed: int | None) -> None:
-        self.begin(flat_observation(self.env.reset(seed=seed)[0], self.env, self.steps))
+        while True:
+            try:
+                return self.begin(reset_environment(self.env, seed, self.steps))
+            except EnvironmentFailed as error:
+                seed = self.drop_episode(error)
 
     def _action(self) -> Tensor:
         if self.steps < self.warmup_steps:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import gymnasium
@@ -40,6 +41,9 @@ class ReplayDataModule(ReplayOnDisk, L.LightningDataModule):
         collect: False trains on the transitions of ``replay_path`` only and takes no environment step.
         holdout_fraction: part of the episodes, rounded to one of k, that goes to ``holdout`` instead of ``replay``:
             the episode number i, from 0, with i mod k = k // 2. They still count as environment steps.
+        restart_budget: as many times per run the training episode in which the environment fails (it raises, or returns
+            what is not finite or of another shape) is dropped and the environment made anew; after that, and with 0 at
+            once, the run fails.
         noise: wrappers of every environment, in training and evaluation alike, the first innermost; see ``make_env``.
 
     Raises:
@@ -61,6 +65,7 @@ class ReplayDataModule(ReplayOnDisk, L.LightningDataModule):
         collect: bool = True,
         holdout_fraction: float = 0.0,
         noise: list[Callable[[gymnasium.Env], gymnasium.Env]] | None = None,
+        restart_budget: int = 0,
     ) -> None:
         super().__init__()
         self.env_id = env_id
@@ -84,7 +89,8 @@ class ReplayDataModule(ReplayOnDisk, L.LightningDataModule):
         self.action_size = int(self._env.action_space.shape[0])  # type: ignore[index]
         self.replay = build_replay(capacity, int(np.random.SeedSequence([seed, 0]).generate_state(1)[0]))
         self.holdout = build_replay(max(capacity // max(self.holdout_every, 1), 1), seed)
-        self.collector = Collector(self._env, seed, warmup_steps)
+        restart_budget = _integer("restart_budget", restart_budget, 0)
+        self.collector = Collector(self._env, seed, warmup_steps, restart_budget, self._make_env_anew)
         self._steps_without_collection = 0
         self._written = {"replay": 0, "holdout": 0}  # transitions, ever
         self.between_steps: Callable[[], None] = lambda: None  # called when one step is over and the next not begun
@@ -116,11 +122,13 @@ class ReplayDataModule(ReplayOnDisk, L.LightningDataModule):
             return Step(None, self._sample(), None, self._steps_without_collection)
         _ = self.env
         name = "holdout" if is_held_out(self.collector.episodes, self.holdout_every) else "replay"
+        dropped = self.collector.dropped
         new, episode = self.collector.step()
+        dropped = self.collector.dropped if self.collector.dropped > dropped else 0
         getattr(self, name).extend(new)
         self._written[name] += 1
         warm = self.steps_collected > self.collector.warmup_steps and len(self.replay) > 0
-        return Step(new, self._sample() if warm else None, episode, self.steps_collected)
+        return Step(new, self._sample() if warm else None, episode, self.steps_collected, dropped)
 
     def evaluate(
         self,
@@ -170,7 +178,7 @@ class ReplayDataModule(ReplayOnDisk, L.LightningDataModule):
         """Closes all environments; they are made anew where they are needed again."""
         evaluation = [env for envs in self._evaluation_envs.values() for env in envs]
         for env in (*evaluation, *([self._env] if self._env is not None else [])):
-            env.close()
+            _close(env)
         self._evaluation_envs, self._env = {}, None
 
     def state_dict(self) -> dict[str, Any]:
@@ -215,6 +223,12 @@ class ReplayDataModule(ReplayOnDisk, L.LightningDataModule):
     def _make_env(self, clean: bool = False) -> gymnasium.Env:
         return make_env(self.env_id, env_kwargs=self.env_kwargs, noise=None if clean else self.noise)
 
+    def _make_env_anew(self) -> gymnasium.Env:
+        if self._env is not None:
+            _close(self._env)
+        self._env = self._make_env()
+        return self._env
+
     def _sample(self) -> TensorDict:
         updates, size = self.updates_per_step, self.batch_size
         batch = self.replay.sample(updates * size)
@@ -235,6 +249,12 @@ class ReplayDataModule(ReplayOnDisk, L.LightningDataModule):
                 raise UsageError(
                     f"{source} holds transitions of {key} size {data[key].shape[-1]}, {self.env_id} has {expected}"
                 )
+
+
+def _close(env: gymnasium.Env) -> None:
+    """Closes an environment; one that has failed may do so again, which is no reason for the run to fail."""
+    with suppress(Exception):
+        env.close()
 
 
 def _integer(name: str, value: Any, minimum: int) -> int:

@@ -84,7 +84,10 @@ class ManySeedsData(ReplayOnDisk, L.LightningDataModule):
             _ = part.env  # made anew where it was closed
         every = self.parts[0].holdout_every
         held_out = [i for i, part in enumerate(self.parts) if is_held_out(part.collector.episodes, every)]
+        before = [part.collector.dropped for part in self.parts]
         new, episodes, failures = self._collector.step()
+        now = enumerate(part.collector.dropped for part in self.parts)
+        dropped = {i: count for i, count in now if count > before[i]}
         if not held_out:
             self.replay.extend(new)
         else:
@@ -93,7 +96,7 @@ class ManySeedsData(ReplayOnDisk, L.LightningDataModule):
             if kept:
                 self.replay.extend(new, kept)
         warm = self.steps_collected > self.warmup_steps and len(self.replay) > 0
-        return SeedsStep(new, self._sample() if warm else None, episodes, self.steps_collected, failures)
+        return SeedsStep(new, self._sample() if warm else None, episodes, self.steps_collected, failures, dropped)
 
     def evaluate(
         self,

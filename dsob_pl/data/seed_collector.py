@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dsob_pl.data.collector import Collector, EpisodeStatistics
 from dsob_pl.data.replay import transition_rows
-from dsob_pl.envs import EnvironmentRows, join_environments
+from dsob_pl.envs import EnvironmentFailed, EnvironmentRows, RowSteps, join_environments
 from dsob_pl.errors import RunFailed
 
 
@@ -56,12 +56,13 @@ class SeedCollector:
                 self._reset(i, collector.reset_seed(), failures)
         observations = np.stack([collector.observation for collector in self.collectors])  # type: ignore[misc]
         actions = self._actions(observations, failures)
-        for collector in self.collectors:
-            collector.steps += 1
 
         seeds = len(self.collectors)
         moving = np.array([i for i in range(seeds) if i not in failures], dtype=np.int64)
-        reached = environments.step(moving, actions.numpy()[moving], self.steps)
+        reached = environments.step(moving, actions.numpy()[moving], self.steps + 1)
+        self._drop_episodes(moving, reached, observations, actions)
+        for collector in self.collectors:
+            collector.steps += 1
         failures |= {int(moving[place]): reason for place, reason in reached.failures.items()}
         if len(moving) < seeds:
             reached = reached.spread(moving, seeds)
@@ -109,11 +110,46 @@ class SeedCollector:
 
     def _reset(self, i: int, seed: int | None, failures: dict[int, str]) -> None:
         collector, environments = self.collectors[i], self._environments()
-        try:
-            collector.begin(environments.reset(i, seed, self.steps))
-        except RunFailed as error:
-            collector.begin(np.zeros(environments.observation_size, np.float32))
-            failures[i] = str(error)
+        while True:
+            try:
+                return collector.begin(environments.reset(i, seed, self.steps))
+            except EnvironmentFailed as failed:
+                try:
+                    seed = collector.drop_episode(failed)
+                except RunFailed as error:
+                    collector.begin(np.zeros(environments.observation_size, np.float32))
+                    failures[i] = str(error)
+                    return None
+                environments.replace(i, collector.env)
+
+    def _drop_episodes(self, moving: np.ndarray, reached: RowSteps, observations: np.ndarray, actions: Tensor) -> None:
+        """Takes the step again, each seed by itself, where its environment failed and its budget allows it.
+
+        Args:
+            moving: places of those that took the step ``[n]``.
+            reached: what the step brought to them; what it brings now takes its place.
+            observations: ``[S, O]``; those of the new episodes are put in.
+            actions: ``[S, A]``, likewise.
+        """
+        environments = self._environments()
+        for place in list(reached.failures):
+            i = int(moving[place])
+            collector, failures = self.collectors[i], dict[int, str]()
+            while place in reached.failures:
+                try:
+                    seed = collector.drop_episode(EnvironmentFailed(reached.failures[place]))
+                except RunFailed as error:
+                    reached.failures[place] = str(error)
+                    break
+                environments.replace(i, collector.env)
+                self._reset(i, seed, failures)
+                if failures:
+                    reached.failures[place] = failures[i]
+                    break
+                assert collector.observation is not None
+                observations[i], actions[i] = collector.observation, collector.random_action()
+                again = environments.step(np.array([i]), actions.numpy()[[i]], self.steps + 1)
+                reached.put(place, again)
 
     def _actions(self, observations: np.ndarray, failures: dict[int, str]) -> Tensor:
         """Actions ``[S, A]`` in [-1, 1]; zero where the policy's is not finite."""

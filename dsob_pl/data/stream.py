@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 import torch
@@ -24,17 +24,19 @@ class Step:
         batch: transitions [U, B] from replay; None during the warm-up.
         episode: statistics of the episode that ended at this step, if one did.
         environment_step: number of this step, from 1.
+        dropped_episodes: episodes dropped so far, where that grew at this step; else 0.
     """
 
     new: TensorDict | None
     batch: TensorDict | None
     episode: EpisodeStatistics | None
     environment_step: int
+    dropped_episodes: int = 0
 
     def to(self, device: torch.device | str) -> Step:
         """The same step with its tensors on ``device``."""
         new, batch = (part if part is None else part.to(device) for part in (self.new, self.batch))
-        return Step(new, batch, self.episode, self.environment_step)
+        return replace(self, new=new, batch=batch)
 
 
 @dataclass
@@ -48,6 +50,7 @@ class SeedsStep:
         environment_step: number of this step, from 1, the same for all.
         failures: why a seed cannot go on, in one line, by its place among the S; what stands for it in ``new`` and
             ``batch`` is finite and means nothing.
+        dropped_episodes: episodes that a seed has dropped so far, by its place, where that grew at this step.
     """
 
     new: TensorDict | None
@@ -55,6 +58,7 @@ class SeedsStep:
     episodes: list[EpisodeStatistics | None]
     environment_step: int
     failures: dict[int, str]
+    dropped_episodes: dict[int, int] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> SeedsStep:
         """The same step with its tensors on ``device``."""

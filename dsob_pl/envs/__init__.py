@@ -20,16 +20,24 @@ from dsob_pl.envs.problems import (
     register_problems,
     score_of,
 )
-from dsob_pl.envs.rollout import Episodes, env_name, flat_observation, run_episodes
-from dsob_pl.envs.rows import EnvironmentRows, join_environments
+from dsob_pl.envs.rollout import Episodes, run_episodes
+from dsob_pl.envs.rows import EnvironmentRows, RowSteps, join_environments
 from dsob_pl.envs.seed_rollout import run_seed_episodes
 from dsob_pl.envs.state import CannotSave, environment_state, put_back, restore_environment, saved_environment
+from dsob_pl.envs.stepping import (
+    EnvironmentFailed,
+    env_name,
+    flat_observation,
+    reset_environment,
+    step_environment,
+)
 from dsob_pl.envs.video import record_video
 
 __all__ = [
     "ActionNoise",
     "CannotSave",
     "DynamicsNoise",
+    "EnvironmentFailed",
     "EnvironmentRows",
     "Episodes",
     "Jack",
@@ -45,6 +53,7 @@ __all__ = [
     "RewardChain",
     "RewardNoise",
     "Rotation",
+    "RowSteps",
     "Summit",
     "env_name",
     "environment_state",
@@ -56,12 +65,14 @@ __all__ = [
     "put_back",
     "record_video",
     "reference",
+    "reset_environment",
     "restore_environment",
     "run_episodes",
     "run_seed_episodes",
     "saved_environment",
     "score_of",
     "state_spread",
+    "step_environment",
 ]
 
 register_problems()

@@ -88,8 +88,9 @@ def _check_id(env_id: str) -> None:
     if module:
         try:
             importlib.import_module(module)
-        except ImportError as error:
-            raise UsageError(f"data.env_id: module '{module}' of '{env_id}' cannot be imported ({error})") from error
+        except Exception as error:  # whatever the code of that module raises
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise UsageError(f"data.env_id: module '{module}' of '{env_id}' cannot be imported ({reason})") from error
     try:
         gymnasium.spec(name)
     except gymnasium.error.Error as error:
@@ -118,7 +119,7 @@ def _why_not_made(env_id: str, kwargs: dict[str, Any], error: Exception) -> str:
 
 
 def _argument_names(env_id: str) -> list[str]:
-    entry_point = gymnasium.spec(env_id).entry_point
+    entry_point = gymnasium.spec(env_id.rpartition(":")[2]).entry_point
     creator: Any = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
     # a constructor that takes **kwargs hands them to its base class
     constructors = [c for c in creator.__mro__ if "__init__" in vars(c)] if inspect.isclass(creator) else [creator]

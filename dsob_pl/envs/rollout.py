@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import gymnasium
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dsob_pl.envs.stepping import EnvironmentFailed, env_name, reset_environment, step_environment
 from dsob_pl.errors import RunFailed
 
 LONGEST_EPISODE = 1_000_000
@@ -47,7 +49,7 @@ def run_episodes(
         device: where the policy wants its observations.
 
     Raises:
-        RunFailed: an observation, reward or action that is not finite, or an episode that does not end.
+        RunFailed: an environment that fails, an action that is not finite, or an episode that does not end.
     """
     if len(envs) < len(seeds):
         raise ValueError(f"run_episodes needs an environment per seed, got {len(envs)} for {len(seeds)} seeds")
@@ -55,7 +57,8 @@ def run_episodes(
     # accumulated in float64: a thousand float32 additions would show in the fourth digit
     returns, discounted, lengths = np.zeros(n), np.zeros(n), np.zeros(n, dtype=np.int64)
     terminated = np.zeros(n, dtype=bool)
-    first = np.stack([flat_observation(env.reset(seed=int(seed))[0], env, 0) for env, seed in zip(envs, seeds)])
+    with _evaluating():
+        first = np.stack([reset_environment(env, int(seed), 0) for env, seed in zip(envs, seeds)])
     observations, running = first.copy(), list(range(n))
     while running:
         batch = torch.from_numpy(observations[running])
@@ -64,11 +67,11 @@ def run_episodes(
         for i, action in zip(running, actions, strict=True):
             if not np.isfinite(action).all():
                 raise RunFailed(f"evaluation: the policy's action is not finite at step {lengths[i] + 1} of an episode")
-            observation, reward, ended, cut, _ = envs[i].step(action)
-            returns[i] += float(reward)
-            discounted[i] += gamma ** lengths[i] * float(reward)
+            with _evaluating():
+                observations[i], reward, ended, cut = step_environment(envs[i], action, int(lengths[i]) + 1)
+            returns[i] += reward
+            discounted[i] += gamma ** lengths[i] * reward
             lengths[i] += 1
-            observations[i] = flat_observation(observation, envs[i], lengths[i])
             terminated[i] = ended
             if not (ended or cut):
                 still_running.append(i)
@@ -78,8 +81,6 @@ def run_episodes(
                     "set data.env_kwargs.max_episode_steps"
                 )
         running = still_running
-    if not np.isfinite(returns).all():
-        raise RunFailed(f"evaluation: {env_name(envs[0])} gave a reward that is not finite")
     return Episodes(
         torch.from_numpy(returns).float(),
         torch.from_numpy(lengths).float(),
@@ -89,18 +90,10 @@ def run_episodes(
     )
 
 
-def flat_observation(observation: np.ndarray, env: gymnasium.Env, step: int) -> np.ndarray:
-    """A float32 copy [S] of what the environment returned.
-
-    Raises:
-        RunFailed: an entry is NaN or infinite; names the environment and the step.
-    """
-    flat = np.array(observation, dtype=np.float32)
-    if not np.isfinite(flat).all():
-        raise RunFailed(f"{env_name(env)} returned an observation that is not finite at environment step {step}")
-    return flat
-
-
-def env_name(env: gymnasium.Env) -> str:
-    """The id of the environment, or its class where it was built without the registry."""
-    return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+@contextmanager
+def _evaluating() -> Iterator[None]:
+    """Says of an environment that fails that it is one of the evaluation's."""
+    try:
+        yield
+    except EnvironmentFailed as error:
+        raise EnvironmentFailed(f"evaluation: {error}") from error.__cause__

@@ -12,9 +12,8 @@ import torch
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit, TransformAction
 
 from dsob_pl.envs.problems import ProblemEnv
-from dsob_pl.envs.rollout import env_name, flat_observation
 from dsob_pl.envs.state import put_back, saved_environment
-from dsob_pl.errors import RunFailed
+from dsob_pl.envs.stepping import EnvironmentFailed, env_name, reset_environment, step_environment
 
 
 class RowSteps(NamedTuple):
@@ -44,6 +43,14 @@ class RowSteps(NamedTuple):
 
         return RowSteps(wide(self.observations), wide(self.rewards), wide(self.terminated), wide(self.truncated), {})
 
+    def put(self, place: int, one: RowSteps) -> None:
+        """Puts the only step of ``one`` in the place of another."""
+        for own, new in zip(self[:4], one[:4]):
+            own[place] = new[0]
+        self.failures.pop(place, None)
+        if one.failures:
+            self.failures[place] = one.failures[0]
+
 
 class EnvironmentRows(ABC):
     """R environments that were made alike, each with its own generator.
@@ -63,7 +70,7 @@ class EnvironmentRows(ABC):
         """The first observation ``[S]`` float32 of a new episode in one row; ``step`` is for the message.
 
         Raises:
-            RunFailed: it is not finite, or the environment says so.
+            EnvironmentFailed: the environment raises, or its observation cannot be used.
         """
 
     @abstractmethod
@@ -77,6 +84,10 @@ class EnvironmentRows(ABC):
     @abstractmethod
     def load_state(self, row: int, state: dict[str, Any] | None) -> bool:
         """Puts one row where a saved one was; False where that cannot be done."""
+
+    @abstractmethod
+    def replace(self, row: int, env: gymnasium.Env) -> None:
+        """Puts an environment made like the others in the place of one; it is to be reset next."""
 
     @abstractmethod
     def select(self, rows: Sequence[int]) -> None:
@@ -121,8 +132,7 @@ class SeparateRows(EnvironmentRows):
 
     def reset(self, row: int, seed: int | None, step: int) -> np.ndarray:
         """As in ``EnvironmentRows``."""
-        env = self._envs[row]
-        return flat_observation(env.reset(seed=seed)[0], env, step)
+        return reset_environment(self._envs[row], seed, step)
 
     def step(self, rows: np.ndarray, actions: np.ndarray, step: int) -> RowSteps:
         """As in ``EnvironmentRows``."""
@@ -131,14 +141,17 @@ class SeparateRows(EnvironmentRows):
         terminated, truncated = np.zeros(n, bool), np.zeros(n, bool)
         failures: dict[int, str] = {}
         for i, row in enumerate(rows):
-            env = self._envs[row]
             try:
-                reached, reward, terminated[i], truncated[i], _ = env.step(actions[i])
-                observations[i], rewards[i] = reached, float(reward)
-            except RunFailed as error:
+                observations[i], rewards[i], terminated[i], truncated[i] = step_environment(
+                    self._envs[row], actions[i], step
+                )
+            except EnvironmentFailed as error:
                 failures[i] = str(error)
-        found = RowSteps(observations, rewards, terminated, truncated, failures)
-        return _checked(found, env_name(self._envs[0]), step)
+        return RowSteps(observations, rewards, terminated, truncated, failures)
+
+    def replace(self, row: int, env: gymnasium.Env) -> None:
+        """As in ``EnvironmentRows``."""
+        self._envs[row] = env
 
     def state(self, row: int) -> dict[str, Any] | None:
         """As in ``EnvironmentRows``."""
@@ -176,7 +189,7 @@ class ProblemRows(EnvironmentRows):
     def reset(self, row: int, seed: int | None, step: int) -> np.ndarray:
         """As in ``EnvironmentRows``."""
         env = self._envs[row]
-        observation = flat_observation(env.reset(seed=seed)[0], env, step)
+        observation = reset_environment(env, seed, step)
         self._states[row] = torch.from_numpy(observation)
         self._elapsed[row] = 0
         return observation
@@ -208,6 +221,11 @@ class ProblemRows(EnvironmentRows):
             return False
         self._states[row], self._elapsed[row] = state["state"], state["elapsed"]
         return True
+
+    def replace(self, row: int, env: gymnasium.Env) -> None:
+        """As in ``EnvironmentRows``."""
+        assert isinstance(env.unwrapped, ProblemEnv)
+        self._envs[row] = env.unwrapped
 
     def select(self, rows: Sequence[int]) -> None:
         """As in ``EnvironmentRows``."""

@@ -22,7 +22,7 @@ import torch
 from gymnasium.envs.registration import EnvSpec
 from torch import Tensor, nn
 
-from dsob_pl.envs.rollout import env_name
+from dsob_pl.envs.stepping import env_name
 
 log = logging.getLogger(__name__)
 

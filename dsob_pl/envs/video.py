@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from dsob_pl.envs.factory import make_env
-from dsob_pl.envs.rollout import Episodes, env_name, run_episodes
+from dsob_pl.envs.rollout import Episodes, run_episodes
+from dsob_pl.envs.stepping import env_name
 from dsob_pl.errors import UsageError
 
 

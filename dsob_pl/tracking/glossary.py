@@ -9,12 +9,15 @@ from dsob_pl.errors import nearest
 GLOSSARY: dict[str, str] = {
     "train/episode_return": "undiscounted return of the last finished training episode, exploration noise included",
     "train/episode_length": "environment steps of the last finished training episode",
+    "train/dropped_episodes": "training episodes dropped so far because the environment failed (data.restart_budget)",
     "critic/loss": "divergence between predicted and target samples, mean over the batch, summed over critics",
     "critic/value": "mean predicted return, in units of reward",
     "critic/target": "mean target return, in units of reward",
     "critic/return_spread": "standard deviation of the predicted return at a state-action pair, in units of reward",
     "critic/gradient_spread": "the same of the predicted return gradient, all components together",
     "critic/target_gradient_norm": "mean norm of the gradient part of the targets, in units of reward",
+    "critic/range_excess": "how far the farthest mean return (target, or predicted where targets are bounded) lies "
+    "outside of the range that rewards and discount allow, in widths of it; negative below",
     "critic/clipped_fraction": "fraction of target samples that the bounds on possible returns changed",
     "critic/grad_norm": "global norm of the critics' parameter gradient before clipping",
     "policy/loss": "minus the mean predicted return of the policy's own actions",

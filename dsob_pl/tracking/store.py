@@ -88,7 +88,8 @@ def experiment_id(client: MlflowClient, tracking_uri: str, name: str, artifact_l
     if experiment is not None:
         return str(experiment.experiment_id)
     local = database_path(tracking_uri) is not None
-    folder = str(artifact_location / re.sub(r"[^\w.-]+", "_", name)) if local else None
+    # One folder below the location, whatever the name: neither a path nor the folder above.
+    folder = str(artifact_location / re.sub(r"[^\w.-]+|^\.+$", "_", name)) if local else None
     return str(client.create_experiment(name, artifact_location=folder))
 
 

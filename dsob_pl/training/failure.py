@@ -1,4 +1,4 @@
-"""Noticing a run that went wrong: losses and parameters that are no longer numbers."""
+"""Noticing that losses and parameters are no longer numbers, whatever the module; the agents look for more."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities.types import STEP_OUTPUT
+from tensordict import TensorDictBase
 from torch import nn
 
+from dsob_pl.diagnostics import save_diagnostics
 from dsob_pl.errors import RunFailed
 
 
@@ -20,7 +22,7 @@ class StopOnNonFiniteLoss(L.Callback):
     """Stops the run when a logged loss is NaN or infinite, whatever the module; checked at the logging cadence.
 
     Raises:
-        RunFailed: names the loss and the environment step.
+        RunFailed: names the loss, the environment step and the file of a diagnostic batch.
     """
 
     def on_train_batch_end(
@@ -32,4 +34,15 @@ class StopOnNonFiniteLoss(L.Callback):
             return
         for name, value in trainer.callback_metrics.items():
             if name.endswith("loss") and not bool(value.isfinite().all()):
-                raise RunFailed(f"{name} became non-finite at environment step {trainer.global_step}")
+                step = trainer.global_step
+                reason = f"{name} became non-finite at environment step {step}"
+                drawn = getattr(batch, "batch", None)
+                kept = save_diagnostics(
+                    trainer,
+                    step,
+                    reason,
+                    drawn if isinstance(drawn, TensorDictBase) else None,
+                    {name: value.flatten().tolist()},
+                    pl_module,
+                )
+                raise RunFailed(reason + kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import lightning as L
@@ -11,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
+from dsob_pl.diagnostics import save_diagnostics
 from dsob_pl.errors import RunFailed, UsageError
 from dsob_pl.networks import RewardScale, RunningNormalizer
 from dsob_pl.world_models.figure import log_figure, prediction_figure
@@ -203,7 +205,7 @@ class WorldModel(L.LightningModule):
         """U updates on the replayed batches ``[U, B]`` of one environment step.
 
         Raises:
-            RunFailed: the loss is not finite.
+            RunFailed: loss or gradient is not finite.
         """
         if step.new is not None:
             self.normalizer.update(step.new["observation"])
@@ -213,13 +215,22 @@ class WorldModel(L.LightningModule):
             optimizer = self.optimizers(use_pl_optimizer=False)[0]  # type: ignore[index]
             updates = [self._update(Transition(*batch), optimizer) for batch in zip(*replayed)]
             metrics = {name: torch.stack([u[name] for u in updates]).mean() for name in updates[0]}
-            if not metrics["loss"].isfinite():
-                raise RunFailed(f"world_model/loss is not finite at environment step {step.environment_step}")
+            self._stop_if_not_finite(updates, step)
             if (self.global_step + 1) % max(self.trainer.log_every_n_steps, 1) == 0:  # type: ignore[attr-defined]
                 self.log_dict({f"world_model/{name}": value for name, value in metrics.items()}, batch_size=1)
         clock = self.optimizers()[1]  # type: ignore[index]
         assert isinstance(clock, LightningOptimizer)
         clock.step()
+
+    def _stop_if_not_finite(self, updates: list[dict[str, Tensor]], step: Any) -> None:
+        watched = [name for _ in updates for name in ("loss", "grad_norm")]
+        values = torch.stack([u[name] for u in updates for name in ("loss", "grad_norm")]).tolist()
+        name = next((name for name, value in zip(watched, values) if not math.isfinite(value)), None)
+        if name is not None:
+            number = step.environment_step
+            reason = f"world_model/{name} became non-finite at environment step {number}"
+            history = {f"world_model/{key}": [float(u[key]) for u in updates] for key in updates[0]}
+            raise RunFailed(reason + save_diagnostics(self.trainer, number, reason, step.batch, history, self))
 
     def _update(self, transition: Transition, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
         """One optimizer step on ``transition [B]``; returns the statistics of the loss and the gradient norm."""

@@ -53,7 +53,7 @@ def spread_ratio(model: WorldModel, transition: Transition, eps: Tensor) -> Tens
     """
     real = join_target(transition.s, transition.s_next, transition.r)
     samples = sample_targets(model, transition.s, transition.a, eps)
-    unit = real.std(0).clamp_min(_MINIMUM_STD)
+    unit = real.std(0, correction=min(1, len(real) - 1)).clamp_min(_MINIMUM_STD)  # one row has no spread
     expected = (samples.var(0) / unit.square()).sum() * (1 + 1 / len(eps))
     return (expected / ((real - samples.mean(0)) / unit).square().sum()).sqrt()
 

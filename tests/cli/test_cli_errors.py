@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -92,6 +93,49 @@ CASES: dict[str, tuple[list[str], str | None, list[str]]] = {
         None,
         ["'./mlruns'", "sqlite"],
     ),
+    "config folder": (["fit", "--config", "folder.ckpt"], None, ["'folder.ckpt' is a folder"]),
+    "binary config": (["fit", "--config", "raw.ckpt"], None, ["'raw.ckpt'", "not"]),
+    "tag that runs code": (B, "a: !!python/object/apply:os.system [touch ran]", ["over.yaml", "not valid YAML"]),
+    "no options": ([*B, "--trainer.max_steps="], None, ["trainer.max_steps: expected an integer, got ''"]),
+    "steps": ([*B, "--trainer.max_steps=-5"], None, ["max_steps", "-5"]),
+    "no evaluations": ([*B, "--trainer.val_check_interval=0"], None, ["trainer.val_check_interval", "at least 1"]),
+    "no critic": ([*B, "--model.critic=null"], None, ["model.critic: expected a class, got null"]),
+    "margin": ([*B, "--model.divergence_margin=0"], None, ["model.divergence_margin: expected a positive number"]),
+    "budget": ([*B, "--data.restart_budget=-1"], None, ["data.restart_budget: expected an integer of at least 0"]),
+    "noise": ([*B, "--data.noise=3"], None, ["data.noise", "'3'"]),
+    "callback": ([*B, "--trainer.callbacks=Nope"], None, ["trainer.callbacks", "'Nope'"]),
+    "replay missing": ([*B, "--data.replay_path=gone.pt"], None, ["data.replay_path: no file 'gone.pt'"]),
+    "replay torn": ([*B, "--data.replay_path=torn.ckpt"], None, ["data.replay_path: 'torn.ckpt'"]),
+    "replay payload": ([*B, "--data.replay_path=payload.ckpt"], None, ["data.replay_path: 'payload.ckpt'"]),
+    "env module": ([*B, "--data.env_id=nomodule:Id-v0"], None, ["module 'nomodule'", "cannot be imported"]),
+    "env module raises": ([*B, "--data.env_id=broken:Id-v0"], None, ["module 'broken'", "ZeroDivisionError"]),
+    "env module syntax": ([*B, "--data.env_id=wrongsyntax:Id-v0"], None, ["module 'wrongsyntax'", "SyntaxError"]),
+    "env raises": ([*B, "--data.env_id=refusing:Refusing-v0"], None, ["refusing:Refusing-v0", "no licence"]),
+    "env kwargs": (
+        [*B, "--data.env_id=refusing:Refusing-v0", "--data.env_kwargs.hwo=1"],
+        None,
+        ["data.env_kwargs: 'hwo' is not an argument of refusing:Refusing-v0; did you mean 'how'?"],
+    ),
+    "env kwargs not a mapping": ([*B, "--data.env_kwargs=[1]"], None, ["data.env_kwargs", "[1]"]),
+    "env class gone": ([*B, "--data.env_id=refusing:Gone-v0"], None, ["no_such_module"]),
+    "env id": ([*B, "--data.env_id=a:b:c"], None, ["data.env_id: expected an id such as", "'a:b:c'"]),
+    "time limit": ([*B, "--data.env_kwargs.max_episode_steps=0"], None, ["max_episode_steps", "0"]),
+    "checkpoint payload": ([*B, "--ckpt_path=payload.ckpt"], None, ["'payload.ckpt'", "can run code"]),
+    "checkpoint pickle": ([*B, "--ckpt_path=raw.ckpt"], None, ["'raw.ckpt'"]),
+    "checkpoint torn": ([*B, "--ckpt_path=torn.ckpt"], None, ["'torn.ckpt'"]),
+    "checkpoint empty": ([*B, "--ckpt_path=zero.ckpt"], None, ["'zero.ckpt'"]),
+    "checkpoint folder": ([*B, "--ckpt_path=folder.ckpt"], None, ["'folder.ckpt' is a folder"]),
+    "checkpoint of another agent": ([*B, "--ckpt_path=other.ckpt"], None, ["'other.ckpt'", "tensor"]),
+    "validate payload": (["validate", "--ckpt_path", "payload.ckpt"], None, ["'payload.ckpt'", "can run code"]),
+    "validate newer": (["validate", "--ckpt_path", "newer.ckpt"], None, ["'newer.ckpt'", "format 99"]),
+    "evaluate payload": (["evaluate", "--ckpt", "payload.ckpt"], None, ["'payload.ckpt'", "can run code"]),
+    "evaluate torn": (["evaluate", "--ckpt", "torn.ckpt"], None, ["'torn.ckpt'"]),
+    "evaluate newer": (["evaluate", "--ckpt", "newer.ckpt"], None, ["'newer.ckpt'", "format 99"]),
+    "evaluate other": (["evaluate", "--ckpt", "other.ckpt"], None, ["'other.ckpt'"]),
+    "evaluate without model": (["evaluate", "--ckpt", "nomodel.ckpt"], None, ["'nomodel.ckpt'", "without a model"]),
+    "evaluate config": (["evaluate", "--ckpt", "badconfig.ckpt"], None, ["'badconfig.ckpt'", "not YAML"]),
+    "evaluate above": (["evaluate", "--run", "../secret"], None, ["'../secret'", "mlflow.db"]),
+    "evaluate any": (["evaluate", "--run", "*"], None, ["'*'", "mlflow.db"]),
     "evaluate nothing": (["evaluate"], None, ["--run", "--ckpt"]),
     "evaluate option": (["evaluate", "--run", "ab", "--epsodes=3"], None, ["'--epsodes=3'", "'--episodes'"]),
     "evaluate episodes": (["evaluate", "--run", "ab", "--episodes=0"], None, ["--episodes", "at least 1", "'0'"]),
@@ -100,14 +144,59 @@ CASES: dict[str, tuple[list[str], str | None, list[str]]] = {
 }
 
 
+REFUSING = """\
+import gymnasium
+class Refusing(gymnasium.Env):
+    def __init__(self, how=None):
+        raise ZeroDivisionError("no\\nlicence")
+gymnasium.register("Refusing-v0", entry_point=Refusing)
+gymnasium.register("Gone-v0", entry_point="no_such_module:Gone")
+"""
+
+
+class Payload:
+    """Unpickled, it leaves a file."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, ("ran",)
+
+
+def malformed(folder: Path) -> None:
+    """Checkpoints and modules that cannot be used, for whichever case names them."""
+    torch.save({"state_dict": {}, "x": torch.zeros(100)}, folder / "torn.ckpt")
+    whole = (folder / "torn.ckpt").read_bytes()
+    (folder / "torn.ckpt").write_bytes(whole[: len(whole) // 2])
+    (folder / "zero.ckpt").touch()
+    (folder / "folder.ckpt").mkdir()
+    (folder / "raw.ckpt").write_bytes(pickle.dumps(Payload()))
+    contents: dict[str, dict[str, object]] = {
+        "payload": {"state_dict": {}, "x": Payload()},
+        "newer": {"state_dict": {}, "dsob_format": 99, "dsob_config": "model: {}"},
+        "other": {"state_dict": {"actor.weight": torch.zeros(2)}},
+        "badconfig": {"state_dict": {}, "dsob_format": 1, "dsob_config": "model: ["},
+        "nomodel": {"state_dict": {}, "dsob_format": 1, "dsob_config": "data: {}"},
+    }
+    for name, content in contents.items():
+        torch.save(content, folder / f"{name}.ckpt")
+    (folder / "refusing.py").write_text(REFUSING)
+    (folder / "broken.py").write_text("1 / 0\n")
+    (folder / "wrongsyntax.py").write_text("def (\n")
+
+
+def listing(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if "__pycache__" not in p.parts}
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_one_line_exit_code_two_and_no_trace(
     name: str, project: Path, untouched: Callable[[], bool], capfd: pytest.CaptureFixture[str]
 ) -> None:
     arguments, overlay, fragments = CASES[name]
+    malformed(project)
     if overlay is not None:
         (project / "over.yaml").write_text(overlay)
         arguments = [*arguments, "--config", "over.yaml"]
+    before, above = listing(project), sorted(project.parent.iterdir())
 
     code = main(arguments)
 
@@ -120,6 +209,8 @@ def test_one_line_exit_code_two_and_no_trace(
     for fragment in fragments:
         assert fragment in err
     assert untouched()
+    assert listing(project) == before
+    assert sorted(project.parent.iterdir()) == above
 
 
 def test_a_read_only_folder_is_refused_before_anything_is_built_there(

@@ -1,0 +1,99 @@
+"""Resetting and stepping an environment that may be anyone's: whatever it does wrong is one line with its name."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from dsob_pl.errors import RunFailed
+
+
+class EnvironmentFailed(RunFailed):
+    """An environment raised, or returned what is not finite, no number or of another shape. Exit code 3."""
+
+
+def reset_environment(env: gymnasium.Env, seed: int | None, step: int) -> np.ndarray:
+    """The first observation [S] float32 of a new episode; ``step`` is for the message.
+
+    Raises:
+        EnvironmentFailed: the environment raises, or its observation cannot be used; names environment and step.
+    """
+    try:
+        observation, _ = env.reset(seed=seed)
+    except RunFailed as error:
+        raise EnvironmentFailed(str(error)) from error
+    except Exception as error:
+        raise _raised(env, error, "in reset after", step) from error
+    return flat_observation(observation, env, step)
+
+
+def step_environment(env: gymnasium.Env, action: np.ndarray, step: int) -> tuple[np.ndarray, float, bool, bool]:
+    """Observation [S] float32, reward, terminated and truncated of one step, which is the environment step ``step``.
+
+    Raises:
+        EnvironmentFailed: the environment raises, or what it returns cannot be used; names environment and step.
+    """
+    try:
+        observation, reward, terminated, truncated, _ = env.step(action)
+    except RunFailed as error:
+        raise EnvironmentFailed(str(error)) from error
+    except Exception as error:
+        raise _raised(env, error, "at", step) from error
+    flat = flat_observation(observation, env, step)
+    try:
+        number = float(reward)
+    except (TypeError, ValueError) as error:
+        given = _short(repr(reward))
+        raise EnvironmentFailed(
+            f"{env_name(env)} returned the reward {given} at environment step {step}; a number is needed"
+        ) from error
+    if not math.isfinite(number):
+        raise EnvironmentFailed(f"{env_name(env)} returned the reward {number} at environment step {step}")
+    return flat, number, bool(terminated), bool(truncated)
+
+
+def flat_observation(observation: Any, env: gymnasium.Env, step: int) -> np.ndarray:
+    """A float32 copy [S] of what the environment returned.
+
+    Raises:
+        EnvironmentFailed: it is no array of numbers, has another shape than the environment's observation space, or an
+            entry is NaN or infinite; names the environment and the step.
+    """
+    try:
+        flat = np.array(observation, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        given = _short(repr(observation))
+        raise EnvironmentFailed(
+            f"{env_name(env)} returned the observation {given} at environment step {step}; numbers are needed"
+        ) from error
+    expected = env.observation_space.shape
+    if flat.shape != expected:
+        raise EnvironmentFailed(
+            f"{env_name(env)} returned an observation of shape {list(flat.shape)} at environment step {step}; "
+            f"its observation space has {list(expected or ())}"
+        )
+    if not np.isfinite(flat).all():
+        raise EnvironmentFailed(
+            f"{env_name(env)} returned an observation that is not finite at environment step {step}"
+        )
+    return flat
+
+
+def env_name(env: gymnasium.Env) -> str:
+    """The id of the environment, or its class where it was built without the registry."""
+    return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+
+
+def _raised(env: gymnasium.Env, error: Exception, when: str, step: int) -> EnvironmentFailed:
+    text = _short(str(error))
+    reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return EnvironmentFailed(f"{env_name(env)} raised {when} environment step {step}: {reason}")
+
+
+def _short(text: str) -> str:
+    """In one line of bearable length."""
+    line = " ".join(text.split())
+    return line if len(line) <= 200 else f"{line[:197]}..."
