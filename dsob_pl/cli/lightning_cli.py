@@ -32,6 +32,7 @@ from dsob_pl.data import ReplayDataModule
 from dsob_pl.errors import UsageError
 from dsob_pl.seeds import compact_seeds, parse_seeds
 from dsob_pl.tracking import MLflowLogger, RecordRun, seed_loggers
+from dsob_pl.tracking.store import check_writable
 from dsob_pl.training import (
     BestAndLast,
     Progress,
@@ -232,9 +233,10 @@ class CLI(LightningCLI):
                 if path is not None and not logger.goes_on:
                     join_run(logger, read_checkpoint(path), path)
                 logger.check()
-        if path is not None:
-            step = int(read_checkpoint(path)["global_step"])
-            print(f"going on from step {step:,} of '{relative(path)}'", flush=True)
+            elif logger.save_dir:
+                check_writable(Path(logger.save_dir))
+        for callback in self.trainer.checkpoint_callbacks if self.command == "fit" else ():
+            check_writable(Path(getattr(callback, "dirpath", None) or self.trainer.default_root_dir))
         super()._run_subcommand(self.command)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -248,6 +250,8 @@ class CLI(LightningCLI):
             if self.command == "fit":
                 check_format(content, path)
             check_fits(content, self.model, path)
+            if self.command == "fit":
+                print(f"going on from step {int(content['global_step']):,} of '{relative(path)}'", flush=True)
         return arguments | {"weights_only": True}
 
     @property

@@ -56,7 +56,7 @@ def test_metrics_config_and_tags_read_back_through_the_client(finished: Finished
         assert config["trainer"]["max_steps"] == 60
         assert {a.path for a in client.list_artifacts(run.info.run_id)} == {"checkpoints", "config.yaml"}
         paths = {a.path for a in client.list_artifacts(run.info.run_id, "checkpoints")}
-        assert paths == {"checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+        assert paths == {f"checkpoints/{name}" for name in ("best.ckpt", "last.ckpt", "previous.ckpt", "replay")}
 
 
 def test_checkpoints_hold_only_tensors_and_plain_types_and_only_last_has_the_replay(finished: Finished) -> None:
@@ -67,7 +67,7 @@ def test_checkpoints_hold_only_tensors_and_plain_types_and_only_last_has_the_rep
         assert "ReplayDataModule" in last
         assert "ReplayDataModule" not in best
         for content in (best, last):
-            assert content["dsob_format"] == 1
+            assert content["dsob_format"] == 2
             assert content["dsob_sizes"] == {"observation_size": 4, "action_size": 1}
             assert yaml.safe_load(content["dsob_config"])["data"]["env_id"] == "InvertedPendulum-v5"
 

@@ -114,6 +114,8 @@ def test_a_seed_among_others_is_the_run_it_would_be_alone(tiny, environment, ove
     assert (other.act(observations) - alone.act(observations)).abs().max() > 0.01
     folders = [Path(run.info.artifact_uri.removeprefix("file://")) for run in (single, children[0])]
     first, second = ({str(p.relative_to(f)) for p in f.rglob("*") if p.is_file()} for f in folders)
+    # All seeds together are gone on with, not one of them.
+    first = {name for name in first if not name.startswith(("checkpoints/replay", "checkpoints/previous"))}
     assert first == second
     assert (folders[0] / "config.yaml").read_text() == (folders[1] / "config.yaml").read_text()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import re
 import signal
 import sqlite3
@@ -17,59 +16,10 @@ from typing import Any
 import pytest
 import torch
 
-from dsob_pl.data import load_replay
-
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = """
-threads: 1
-trainer: {max_steps: %d, val_check_interval: 20, log_every_n_steps: 7}
-model:
-  init_args:
-    critic: {class_path: dsob_pl.critics.GenerativeCritic, init_args: {hidden: [16, 16]}}
-    policy: {class_path: dsob_pl.networks.DeterministicPolicy, init_args: {hidden: [16, 16]}}
-    world_model: {class_path: dsob_pl.world_models.CVAE, init_args: {hidden: [16], termination_hidden: [16]}}
-    samples: 3
-    diagnostic_samples: 4
-data:
-  env_id: Walker2d-v5
-  env_kwargs: {max_episode_steps: 45}
-  noise: [dsob_pl.envs.ObservationNoise]
-  batch_size: 8
-  updates_per_step: 1
-  warmup_steps: 30
-  evaluation_episodes: 2
-  holdout_fraction: 0.3
-"""
-# Writes every file in small pieces with a pause before each, so that a kill hits the writing, too.
-SLOW = """
-import sys, time
-import dsob_pl.files as files
+sys.path.insert(0, str(ROOT / "notebooks"))
 
-def write(file, data):
-    for start in range(0, len(data), 16384):
-        file.write(data[start : start + 16384])
-        file.flush()
-        time.sleep(0.02)
-
-files.write = write
-from dsob_pl.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
-TIMED = ("speed/",)
-
-
-def environment() -> dict[str, str]:
-    own = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "SLURM"))}
-    return {**own, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
-def start(folder: Path, *options: str, slow: bool = False, **more: str) -> subprocess.Popen[str]:
-    folder.mkdir(exist_ok=True)
-    (folder / "base.yaml").write_text(CONFIG % 160)
-    program = ["-c", SLOW] if slow else ["-m", "dsob_pl"]
-    words = [sys.executable, *program, "fit", "--config", "base.yaml", *options]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
-    return subprocess.Popen(words, cwd=folder, env=environment() | more, text=True, **pipes)
+from resume_study import checkpoint, compare, killed, start  # noqa: E402
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -78,53 +28,14 @@ def finish(process: subprocess.Popen[str]) -> str:
     return out
 
 
-def checkpoint(folder: Path, name: str = "last") -> Path:
-    """Of the run that holds all there is to go on with."""
-    (found,) = (p.parent.parent for p in folder.glob("mlruns/*/*/artifacts/checkpoints/replay"))
-    return found / "checkpoints" / f"{name}.ckpt"
-
-
-def differences(a: Any, b: Any, where: str = "") -> list[str]:
-    """Where two checkpoints differ: names of runs and folders, and times, are left out."""
-    if any(word in where for word in ("dsob_run", "/files", "path", "dsob_config", "best_k_models", *TIMED)):
-        return []
-    if isinstance(a, torch.Tensor):
-        same = a.shape == b.shape and torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0))
-        return [] if same else [where]
-    if isinstance(a, dict):
-        if set(a) != set(b):
-            return [f"{where}: {set(a) ^ set(b)}"]
-        return [found for key in a for found in differences(a[key], b[key], f"{where}/{key}")]
-    if isinstance(a, list | tuple):
-        if len(a) != len(b):
-            return [f"{where}: {len(a)} and {len(b)}"]
-        return [found for i, (x, y) in enumerate(zip(a, b)) for found in differences(x, y, f"{where}[{i}]")]
-    return [] if a == b else [f"{where}: {a} and {b}"]
-
-
-def histories(folder: Path) -> dict[tuple[str, str], list[tuple[int, float, int]]]:
-    """Every point of every metric, by run's name; a point that was written twice is there twice."""
-    query = "select name, key, step, value, is_nan from metrics join runs using (run_uuid) order by step"
-    found: dict[tuple[str, str], list[tuple[int, float, int]]] = {}
-    with sqlite3.connect(folder / "mlflow.db") as database:
-        for run, key, step, value, nan in database.execute(query):
-            if not key.startswith(TIMED):
-                found.setdefault((run, key), []).append((step, value, nan))
-    return found
-
-
 def statuses(folder: Path) -> list[str]:
     with sqlite3.connect(folder / "mlflow.db") as database:
         return [status for (status,) in database.execute("select status from runs order by start_time")]
 
 
 def check_same(folder: Path, straight: Path) -> None:
-    a, b = (torch.load(checkpoint(place), weights_only=True) for place in (folder, straight))
-    assert differences(a, b) == []
-    assert a["global_step"] == 160
-    if "ReplayDataModule" in a:
-        assert bool((load_replay(checkpoint(folder)) == load_replay(checkpoint(straight))).all())
-    assert histories(folder) == histories(straight)
+    assert compare(folder, straight) == []
+    assert torch.load(checkpoint(folder), weights_only=True)["global_step"] == 160
     assert statuses(folder) == statuses(straight)
 
 
@@ -143,17 +54,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_killed_at_twenty_random_moments(straight: Path, tmp_path: Path) -> None:
-    draw = random.Random(0)
-    torn = 0
-    for _ in range(20):
-        begun = bool(list(tmp_path.glob("mlruns/*/*/artifacts/checkpoints/*.ckpt")))
-        process = start(tmp_path, *(["--ckpt_path=last"] if begun else []), slow=True)
-        assert process.stdout is not None
-        process.stdout.readline()  # it goes on, or has evaluated
-        time.sleep(draw.expovariate(1.0 / 0.7))
-        process.kill()
-        process.communicate()
-        torn += bool(list(tmp_path.rglob(".*.part")))
+    torn = killed(tmp_path, 20, seed=0, mean_seconds=0.7)
     assert torn > 0  # some were killed while they wrote
     finish(start(tmp_path, "--ckpt_path=last"))
     check_same(tmp_path, straight)
