@@ -92,6 +92,8 @@ def killed(folder: Path, kills: int, seed: int, mean_seconds: float, **config: i
     torn = 0
     for _ in range(kills):
         begun = bool(list(folder.glob(LAST)))
+        for path in folder.rglob(".*.part"):  # of the last kill
+            path.unlink()
         process = start(folder, *(["--ckpt_path=last"] if begun else []), slow=True, **config)
         assert process.stdout is not None
         while not begun and process.poll() is None and not list(folder.glob(LAST)):
@@ -103,7 +105,7 @@ def killed(folder: Path, kills: int, seed: int, mean_seconds: float, **config: i
         else:
             while process.poll() is None and not list(folder.rglob(".*.part")):
                 time.sleep(0.002)
-            time.sleep(draw.uniform(0.0, 0.4))
+            time.sleep(draw.uniform(0.0, 1.0))
         process.kill()
         process.communicate()
         torn += bool(list(folder.rglob(".*.part")))
