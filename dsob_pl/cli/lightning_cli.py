@@ -233,10 +233,12 @@ class CLI(LightningCLI):
                 if path is not None and not logger.goes_on:
                     join_run(logger, read_checkpoint(path), path)
                 logger.check()
-            elif logger.save_dir:
-                check_writable(Path(logger.save_dir))
-        for callback in self.trainer.checkpoint_callbacks if self.command == "fit" else ():
-            check_writable(Path(getattr(callback, "dirpath", None) or self.trainer.default_root_dir))
+        if self.command == "fit":
+            folders: list[Any] = [logger.save_dir for logger in self.trainer.loggers]
+            folders += [getattr(callback, "dirpath", None) for callback in self.trainer.checkpoint_callbacks]
+            for folder in [given for given in folders if given] or [self.trainer.default_root_dir]:
+                if "://" not in str(folder):
+                    check_writable(Path(folder))
         super()._run_subcommand(self.command)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:

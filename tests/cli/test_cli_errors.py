@@ -84,6 +84,23 @@ CASES: dict[str, tuple[list[str], str | None, list[str]]] = {
     "environment": ([*B, "--data.env_id=InvertedPendulm-v5"], None, ["'InvertedPendulm-v5'", "'InvertedPendulum-v5'"]),
     "discrete": ([*B, "--data.env_id=CartPole-v1"], None, ["CartPole-v1", "Discrete"]),
     "device": ([*B, f"--trainer.accelerator={ABSENT}"], None, ["accelerator"]),
+    "a file for the folder of checkpoints": (
+        [*B, "--checkpoint.dirpath=base.yaml/x"],
+        None,
+        ["base.yaml'", "not a dir"],
+    ),
+    "a file for the folder of the run": (
+        [*B, "--trainer.logger=false", "--trainer.default_root_dir=base.yaml"],
+        None,
+        ["'base.yaml'", "not a directory"],
+    ),
+    "a file for the folder of the log": (
+        [*B, "--trainer.logger=lightning.pytorch.loggers.CSVLogger", "--trainer.logger.save_dir=base.yaml"],
+        None,
+        ["'base.yaml'", "not a directory"],
+    ),
+    "no checkpoint of an earlier run": ([*B, "--ckpt_path=last"], None, ["ckpt_path: 'last'", "mlflow.db"]),
+    "no such number of the best": ([*B, "--checkpoint.best_k=0"], None, ["checkpoint.best_k", "at least 1", "0"]),
     "no such accelerator": ([*B, "--trainer.accelerator=cudda"], None, ["cudda", "cpu"]),
     "positional": ([*B, "foo"], None, ["'foo'"]),
     "checkpoint": ([*B, "--ckpt_path=base.ckpt"], None, ["'base.ckpt' does not exist"]),
