@@ -25,14 +25,16 @@ commands:
                                  python -m dsob_pl sweep --config conf/suite/quick.yaml
   report    compare the methods of a suite, with intervals:
                                  python -m dsob_pl report --suite NAME --out DIR
+  doctor    look at what a run needs, and say what to do where it is not there:
+                                 python -m dsob_pl doctor --config conf/walker.yaml
 
 COMMAND --help lists a command's options. Several --config files merge from left to right; any value can be
 overridden, as in --trainer.max_steps=1000, and --print_config shows the result without running it.
-Exit codes: 0 done, 2 bad input, 3 the run failed, 130 interrupted, 143 terminated.
+Exit codes: 0 done, 1 doctor found a problem, 2 bad input, 3 the run failed, 130 interrupted, 143 terminated.
 Set DSOB_PL_TRACEBACK=1 to see where an error came from."""
 
 TRAINER_COMMANDS = ("fit", "validate", "test")
-COMMANDS = (*TRAINER_COMMANDS, "evaluate", "sweep", "report")
+COMMANDS = (*TRAINER_COMMANDS, "evaluate", "sweep", "report", "doctor")
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -75,6 +77,10 @@ def _dispatch(arguments: list[str]) -> int:
         from dsob_pl.cli.sweep import sweep
 
         return sweep(rest)
+    if command == "doctor":
+        from dsob_pl.cli.doctor import doctor
+
+        return doctor(rest)
     if command == "report":
         from dsob_pl.cli.report import report
 
