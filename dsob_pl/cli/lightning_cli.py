@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dsob_pl.cli.config_files import Source
 from dsob_pl.cli.diagnose import causes, check_numbers, check_top_level, explain, known_keys
 from dsob_pl.cli.parts import find_part
-from dsob_pl.cli.resume import check_format, checkpoint_to_go_on_from, join_run
+from dsob_pl.cli.resume import check_format, checkpoint_to_go_on_from, join_run, requeued_checkpoint
 from dsob_pl.cli.seeds import (
     SeedParts,
     build_each,
@@ -228,10 +228,12 @@ class CLI(LightningCLI):
     def start(self) -> None:
         """Checks what a run would stumble over, then runs it."""
         path = self.config.fit.ckpt_path if self.command == "fit" else None
+        requeued = requeued_checkpoint(self.trainer) if self.command == "fit" and path is None else None
         for logger in self.trainer.loggers:
             if isinstance(logger, MLflowLogger):
-                if path is not None and not logger.goes_on:
-                    join_run(logger, read_checkpoint(path), path)
+                source = path or requeued
+                if source is not None and not logger.goes_on:
+                    join_run(logger, read_checkpoint(source), source, requeued=path is None)
                 logger.check()
         if self.command == "fit":
             folders: list[Any] = [logger.save_dir for logger in self.trainer.loggers]

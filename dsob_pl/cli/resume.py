@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning as L
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+
 from dsob_pl.data.on_disk import files_are_whole
 from dsob_pl.errors import UsageError, nearest
 from dsob_pl.files import is_whole
@@ -86,8 +89,18 @@ def check_format(content: dict[str, Any], path: str) -> None:
         raise UsageError(f"checkpoint '{path}' has format {written}, this version of dsob_pl reads {FORMAT_VERSION}")
 
 
-def join_run(logger: MLflowLogger, content: dict[str, Any], path: str) -> None:
-    """Has the logger go on with the run of the checkpoint, if it is in its store and the file in its folder."""
+def requeued_checkpoint(trainer: L.Trainer) -> str | None:
+    """What Lightning saved when SLURM had the job requeued, and goes on from where no checkpoint is given."""
+    if not SLURMEnvironment.detect():
+        return None
+    return trainer._checkpoint_connector._hpc_resume_path
+
+
+def join_run(logger: MLflowLogger, content: dict[str, Any], path: str, requeued: bool = False) -> None:
+    """Has the logger go on with the run of the checkpoint, if it is in its store and the file in its folder.
+
+    One of a requeued job lies elsewhere, and is of the same run all the same.
+    """
     run_id = content.get(RUN_KEY)
     database = database_path(logger.tracking_uri)
     if not run_id or (database is not None and not database.is_file()):
@@ -99,7 +112,7 @@ def join_run(logger: MLflowLogger, content: dict[str, Any], path: str) -> None:
     except MlflowException:
         return
     folder = local_path(run.info.artifact_uri)
-    if folder is not None and Path(path).resolve().parent == (folder / "checkpoints").resolve():
+    if requeued or (folder is not None and Path(path).resolve().parent == (folder / "checkpoints").resolve()):
         logger.go_on_with(run_id)
 
 

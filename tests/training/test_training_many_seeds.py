@@ -315,7 +315,9 @@ def test_a_loss_that_a_seed_reports_and_that_is_no_number_ends_it_alone(tmp_path
 
     fit = Fit([1, 2], [], lambda seed: [Poison(), StopOnNonFiniteLoss()])
     fit(steps=8, default_root_dir=tmp_path)
-    assert fit.runs.failed == {1: "own/loss became non-finite at environment step 6"}
+    saved = tmp_path / "seed_1" / "diagnostics" / "step_6.pt"
+    assert fit.runs.failed == {1: f"own/loss became non-finite at environment step 6; diagnostic batch: {saved}"}
+    assert saved.is_file()
 
 
 def test_a_given_folder_is_divided_and_the_replay_left_out() -> None:
