@@ -197,6 +197,7 @@ class BestAndLast(ModelCheckpoint):
 
         self.best_k_models = {here(path): score for path, score in saved["best_k_models"].items() if here(path)}
         self.best_model_path, self.last_model_path = here(saved["best_model_path"]), here(saved["last_model_path"])
+        self.current_score = saved["current_score"]
         if self.best_model_path:
             self.best_model_score = saved["best_model_score"]
             self.kth_best_model_path, self.kth_value = here(saved["kth_best_model_path"]), saved["kth_value"]
