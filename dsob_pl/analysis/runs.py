@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,31 +54,11 @@ def read_suite(name: str, tracking_uri: str | None = None, score: str | None = N
 
 def _client(tracking_uri: str | None) -> Any:
     # Not at the top: tables of committed results are read without MLflow and Lightning.
-    from dsob_pl.tracking.store import database_path, mlflow_client, resolve_tracking_uri
+    from dsob_pl.tracking.store import existing_client, resolve_tracking_uri
 
-    uri = resolve_tracking_uri(tracking_uri)
-    path = database_path(uri)
-    if path is None and "://" not in uri:
-        raise UsageError(f"tracking_uri: expected a uri such as sqlite:///mlflow.db, got '{uri}'")
-    if path is not None:
-        if not path.is_file():
-            raise UsageError(
-                f"there is no MLflow database '{path}'; run from the project's folder or use --tracking_uri"
-            )
-        if not _is_mlflows(path):  # MLflow would make its tables in it
-            raise UsageError(f"'{path}' is not a database of MLflow")
     # A server that is not there is to be found out about in seconds, not minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    return mlflow_client(uri)
-
-
-def _is_mlflows(path: Path) -> bool:
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            query = "select count(*) from sqlite_master where name in ('experiments', 'runs', 'metrics')"
-            return bool(database.execute(query).fetchone()[0] == 3)
-    except sqlite3.DatabaseError:
-        return False
+    return existing_client(resolve_tracking_uri(tracking_uri))
 
 
 def _runs_of(client: Any, name: str) -> list[Any]:

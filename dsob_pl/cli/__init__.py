@@ -25,6 +25,8 @@ commands:
                                  python -m dsob_pl sweep --config conf/suite/quick.yaml
   report    compare the methods of a suite, with intervals:
                                  python -m dsob_pl report --suite NAME --out DIR
+  tracking  write to MLflow what a run has kept while MLflow was not there:
+                                 python -m dsob_pl tracking replay RUN_DIR
   doctor    look at what a run needs, and say what to do where it is not there:
                                  python -m dsob_pl doctor --config conf/walker.yaml
 
@@ -34,7 +36,7 @@ Exit codes: 0 done, 1 doctor found a problem, 2 bad input, 3 the run failed, 130
 Set DSOB_PL_TRACEBACK=1 to see where an error came from."""
 
 TRAINER_COMMANDS = ("fit", "validate", "test")
-COMMANDS = (*TRAINER_COMMANDS, "evaluate", "sweep", "report", "doctor")
+COMMANDS = (*TRAINER_COMMANDS, "evaluate", "sweep", "report", "tracking", "doctor")
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -81,6 +83,10 @@ def _dispatch(arguments: list[str]) -> int:
         from dsob_pl.cli.doctor import doctor
 
         return doctor(rest)
+    if command == "tracking":
+        from dsob_pl.cli.tracking import tracking
+
+        return tracking(rest)
     if command == "report":
         from dsob_pl.cli.report import report
 

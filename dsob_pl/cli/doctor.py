@@ -7,12 +7,10 @@ import os
 import platform
 import re
 import shutil
-import sqlite3
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -204,17 +202,15 @@ def database(tracking_uri: str | None) -> Iterator[Finding]:
 
 
 def _sqlite_problem(path: Path) -> str | None:
-    """Why an sqlite database cannot be written; None where it can. Writes nothing."""
-    try:
-        uri = f"{path.absolute().as_uri()}?mode=rw"
-        with closing(sqlite3.connect(uri, uri=True, timeout=2.0, isolation_level=None)) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
-            connection.execute("ROLLBACK")
-    except sqlite3.Error as error:
-        advice = "end what holds it, or move the file away" if "lock" in str(error) else "move the file away"
-        return f"the database '{path}' cannot be written to ({error}); {advice}, or give another --tracking_uri"
-    if tables and not {"experiments", "runs", "metrics"} <= tables:
+    """Why an sqlite database cannot be MLflow's, and what to do; None where it can."""
+    from dsob_pl.tracking.store import MLFLOW_TABLES, database_problem, tables_of
+
+    problem = database_problem(path)
+    if problem is not None:
+        advice = "end what holds it, or move the file away" if "lock" in problem else "move the file away"
+        return f"{problem}; {advice}, or give another --tracking_uri"
+    tables = tables_of(path)
+    if tables and not tables >= MLFLOW_TABLES:
         return f"'{path}' is a database, but not MLflow's; give another --tracking_uri"
     return None
 

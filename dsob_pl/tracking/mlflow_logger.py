@@ -1,8 +1,12 @@
-"""MLflow as a Lightning logger: an sqlite database beside an artifact folder, metrics written in batches."""
+"""MLflow as a Lightning logger: an sqlite database beside an artifact folder, metrics written in batches.
+
+Once a run has begun, a store that fails does not stop it: see ``dsob_pl.tracking.delivery``.
+"""
 
 from __future__ import annotations
 
-import logging
+import shlex
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,26 +16,31 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from dsob_pl.errors import UsageError
+from dsob_pl.tracking.delivery import METRICS_PER_CALL, Connection, Delivery
+from dsob_pl.tracking.journal import Header, Row
 from dsob_pl.tracking.provenance import flatten
 from dsob_pl.tracking.store import (
+    MLFLOW_TABLES,
     PARENT_TAG,
     SUPERSEDED_TAG,
     check_writable,
     creation_lock,
     database_path,
+    database_problem,
     experiment_id,
+    http_limits,
     local_path,
     mlflow_client,
+    reason_of,
     resolve_tracking_uri,
+    tables_of,
 )
-
-log = logging.getLogger(__name__)
 
 # MLflow takes three seconds to import and is imported in the functions that need it only; not even for annotations
 # under TYPE_CHECKING, which jsonargparse executes.
 
-# What one call takes, and what the columns hold, in every MLflow from 2 on.
-METRICS_PER_CALL, PARAMS_PER_CALL, KEY_LENGTH, VALUE_LENGTH = 1000, 100, 250, 500
+_SECONDS_TO_BEGIN = 30  # of each of three attempts
+KEY_LENGTH, VALUE_LENGTH = 250, 500  # what the columns hold in every MLflow from 2 on
 
 
 class MLflowLogger(Logger):
@@ -45,7 +54,9 @@ class MLflowLogger(Logger):
         tracking_uri: where the runs are recorded; None means MLFLOW_TRACKING_URI, else sqlite:///mlflow.db.
         artifact_location: folder of the artifacts of local runs.
         tags: further tags of the run.
-        flush_seconds: metrics are written at most this often; a killed process loses no more than this.
+        flush_seconds: metrics are written at most this often; a killed process loses no more than this. Where MLflow
+            does not take them they are kept in the file journal.jsonl of the run's artifacts, and it is asked again
+            after this long, then twice as long, and so on up to two minutes.
         run_id: of a run to go on with from a checkpoint of it, and with the runs of its seeds: what stands in their
             histories is not written again, parameters and config stay those that they began with.
     """
@@ -77,10 +88,12 @@ class MLflowLogger(Logger):
         self._continued = False
         self._last_steps: dict[str, int] = {}  # of what the run that is gone on with has logged
         self._client: Any = None
+        self._connection: Connection | None = None
+        self._delivery: Delivery | None = None
         self._run_id = ""
         self._artifact_dir = Path()
         self._artifacts_are_remote = False
-        self._pending: list[Any] = []
+        self._pending: list[Row] = []
         self._last_flush = 0.0
 
     # The run ----------------------------------------------------------------------------------------------------------
@@ -94,6 +107,13 @@ class MLflowLogger(Logger):
             raise UsageError(f"trainer.logger.run_id: there is no MLflow database '{database}'")
         if database is not None:
             check_writable(database.parent)
+            problem = database_problem(database) if database.is_file() else None
+            # One that is locked may be in the making by a run that begins at the same moment.
+            if problem is not None and "locked" not in problem:
+                raise UsageError(f"trainer.logger.tracking_uri: {problem}")
+            tables = tables_of(database) if database.is_file() else None
+            if tables and tables.isdisjoint(MLFLOW_TABLES):  # MLflow would add its own
+                raise UsageError(f"trainer.logger.tracking_uri: '{database}' is a database, but not MLflow's")
         check_writable(self.artifact_location)
 
     @property
@@ -130,24 +150,32 @@ class MLflowLogger(Logger):
         """The MLflow client; the first use creates the database, the experiment and the run where need be."""
         if self._client is None:
             shared = self._parent.client if self._parent else None  # takes the lock itself where it begins with this
-            with creation_lock(self.tracking_uri):
-                self._client = self._start(shared)
+            from mlflow.exceptions import MlflowException
+
+            try:
+                with creation_lock(self.tracking_uri), http_limits(_SECONDS_TO_BEGIN, retries=2):
+                    self._client = self._start(shared)
+            except MlflowException as error:
+                raise UsageError(f"the run cannot begin in MLflow '{self.tracking_uri}': {reason_of(error)}") from error
         return self._client
 
     def _start(self, shared: Any) -> Any:
         client = shared or mlflow_client(self.tracking_uri)
         identifier = experiment_id(client, self.tracking_uri, self.experiment_name or "default", self.artifact_location)
         family = {PARENT_TAG: self._parent.run_id} if self._parent else {}
-        run = self._earlier(client)
-        if run is None:
-            run = client.create_run(identifier, tags={**self.tags, **family}, run_name=self.run_name)
-        else:
-            self._continue(client, run)
+        earlier = self._earlier(client)
+        run = earlier or client.create_run(identifier, tags={**self.tags, **family}, run_name=self.run_name)
         self._run_id = run.info.run_id
         place = local_path(run.info.artifact_uri)
         self._artifacts_are_remote = place is None
         self._artifact_dir = place or self.artifact_location / "uploads" / self._run_id
         self._artifact_dir.mkdir(parents=True, exist_ok=True)
+        self._connection = self._parent._connection if self._parent else None
+        self._connection = self._connection or Connection(self.tracking_uri, self.flush_seconds)
+        header = Header(self.tracking_uri, self._run_id, self._parent.run_id if self._parent else "")
+        self._delivery = Delivery(client, header, self._artifact_dir, self._connection)
+        if earlier is not None:
+            self._continue(client, self._delivery)
         self._last_flush = time.monotonic()
         return client
 
@@ -167,16 +195,21 @@ class MLflowLogger(Logger):
         runs = client.search_runs([parent.info.experiment_id], condition)
         return next((run for run in runs if run.data.tags.get(SUPERSEDED_TAG) != "true"), None)
 
-    def _continue(self, client: Any, run: Any) -> None:
+    def _continue(self, client: Any, delivery: Delivery) -> None:
         self._continued = True
-        run_id = run.info.run_id
+        kept = delivery.resume()
+        run = client.get_run(self._run_id)
         self._last_steps = {
-            name: max(metric.step for metric in client.get_metric_history(run_id, name)) for name in run.data.metrics
+            name: max(metric.step for metric in client.get_metric_history(self._run_id, name))
+            for name in run.data.metrics
         }
-        client.update_run(run_id, status="RUNNING")
+        for row in kept:
+            if "metric" in row:
+                self._last_steps[row["metric"]] = max(row["step"], self._last_steps.get(row["metric"], row["step"]))
+        client.update_run(self._run_id, status="RUNNING")
         for key, value in self.tags.items():
             if not key.startswith("mlflow.") and run.data.tags.get(key) != value:
-                client.set_tag(run_id, f"continued.{key}", value)
+                client.set_tag(self._run_id, f"continued.{key}", value)
 
     @property
     def continued(self) -> bool:
@@ -221,27 +254,30 @@ class MLflowLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Collects ``metrics`` of the current environment step; they are written within ``flush_seconds``."""
-        from mlflow.entities import Metric
-
         step = self.environment_step() if self.environment_step else (step or 0)
         now = int(time.time() * 1000)
         # Lightning adds the epoch, of which a run has one.
-        self._pending += [Metric(name, float(value), now, step) for name, value in metrics.items() if name != "epoch"]
+        self._pending += [
+            {"metric": name, "value": float(value), "timestamp": now, "step": step}
+            for name, value in metrics.items()
+            if name != "epoch"
+        ]
         if time.monotonic() - self._last_flush >= self.flush_seconds or len(self._pending) >= METRICS_PER_CALL:
             self.flush()
 
-    def flush(self) -> None:
-        """Writes the collected metrics; where that fails they are kept for the next time and the run goes on."""
-        from mlflow.exceptions import MlflowException
+    def flush(self, now: bool = False) -> None:
+        """Hands over the collected metrics: to MLflow or, where that does not take them, to the journal.
 
-        client = self.client
-        self._pending = [m for m in self._pending if m.step > self._last_steps.get(m.key, -1)]
-        try:
-            while self._pending:
-                client.log_batch(self._run_id, metrics=self._pending[:METRICS_PER_CALL])
-                del self._pending[:METRICS_PER_CALL]
-        except (MlflowException, OSError) as error:
-            log.warning("MLflow did not take %d metrics, trying again later: %s", len(self._pending), error)
+        Args:
+            now: whether MLflow is asked also where it failed a moment ago.
+        """
+        assert self.client
+        assert self._delivery is not None
+        seen = self._last_steps
+        self._pending = [
+            row for row in self._pending if "metric" not in row or row["step"] > seen.get(row["metric"], -1)
+        ]
+        self._delivery.write(self._pending, now)
         self._last_flush = time.monotonic()
 
     def flush_all(self) -> None:
@@ -253,12 +289,10 @@ class MLflowLogger(Logger):
     @rank_zero_only
     def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
         """Logs ``params``, nested or flat, as MLflow parameters, cut to the length that MLflow takes."""
-        from mlflow.entities import Param
-
         leaves = flatten(params if isinstance(params, Mapping) else vars(params))
-        rows = [Param(key[:KEY_LENGTH], str(value)[:VALUE_LENGTH]) for key, value in leaves]
-        for start in range(0, len(rows), PARAMS_PER_CALL):
-            self.client.log_batch(self._run_id, params=rows[start : start + PARAMS_PER_CALL])
+        assert self.client
+        assert self._delivery is not None
+        self._delivery.write([{"param": key[:KEY_LENGTH], "value": str(value)[:VALUE_LENGTH]} for key, value in leaves])
 
     @rank_zero_only
     def log_text(self, text: str, name: str) -> None:
@@ -271,11 +305,34 @@ class MLflowLogger(Logger):
         goes_on = self._earlier_id or (self._parent is not None and self._parent._earlier_id)
         if self._client is None and not goes_on:  # one that was cut off at its end has nothing to log any more
             return
-        self.flush()
+        assert self.client
         if self._artifacts_are_remote:
-            self._client.log_artifacts(self._run_id, str(self._artifact_dir))
+            self._pending.append({"artifacts": True})
         outcome = self.final_status or ("FAILED" if status == "failed" else "FINISHED")
-        self._client.set_terminated(self._run_id, outcome)
+        self._pending.append({"status": outcome, "end_time": int(time.time() * 1000)})
+        # A store that hangs is asked once for all seeds, by the run that they lie under.
+        self.flush(now=self._parent is None)
+        if self._parent is None:
+            self._deliver_the_rest()
+
+    def _deliver_the_rest(self) -> None:
+        """Says what is left in the journals, after one more attempt with those of the runs under this one."""
+        started = [logger for logger in (self, *self._children) if logger._delivery is not None]
+        deliveries = [logger._delivery for logger in started if logger._delivery is not None]
+        for delivery in deliveries:
+            if delivery.up and delivery.journal.exists:
+                delivery.write([], now=True)
+        left = [delivery for delivery in deliveries if delivery.journal.exists]
+        if left:
+            metrics = sum(delivery.journal.metrics for delivery in left)
+            what = f"{metrics:,} metrics" if metrics else "how the run ended"
+            replay = f"python -m dsob_pl tracking replay {shlex.quote(str(self._artifact_dir))}"
+            print(f"dsob_pl: MLflow did not take {what}; write them later: {replay}", file=sys.stderr)
+        lost = sum("metric" in row for logger in started for row in logger._pending)
+        if lost:
+            print(f"dsob_pl: {lost:,} metrics are lost: neither MLflow nor the journal took them", file=sys.stderr)
+        for delivery in deliveries:
+            delivery.journal.close()
 
 
 class _DeferredClient:
@@ -286,3 +343,12 @@ class _DeferredClient:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._logger.client, name)
+
+    def log_figure(self, run_id: str, figure: Any, artifact_file: str, **options: Any) -> None:
+        """A matplotlib figure of this run becomes a file among its artifacts, for which no store is asked."""
+        if run_id != self._logger.run_id or not hasattr(figure, "savefig"):
+            self._logger.client.log_figure(run_id, figure, artifact_file, **options)
+            return
+        path = self._logger.artifact_dir / artifact_file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, **(options.get("save_kwargs") or {}))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sqlite3
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
@@ -22,6 +23,7 @@ DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
 # Of the run that another lies under, and of a run that was given up: whatever reads runs leaves it out.
 PARENT_TAG, SUPERSEDED_TAG = "mlflow.parentRunId", "superseded"
 _SQLITE = "sqlite:///"
+MLFLOW_TABLES = {"experiments", "runs", "metrics"}  # some of them
 _PER_PAGE = 1000
 
 
@@ -63,11 +65,101 @@ def mlflow_client(tracking_uri: str) -> MlflowClient:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It prints a traceback for each error of a database, which is raised all the same.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     try:
         return mlflow.MlflowClient(tracking_uri)
     except MlflowException as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"MLflow cannot use the tracking uri '{tracking_uri}': {reason}") from error
+
+
+def existing_client(tracking_uri: str, write: bool = False) -> MlflowClient:
+    """A client of a store that is there; never creates a database.
+
+    Args:
+        tracking_uri: of the store.
+        write: whether it must take what it is given.
+
+    Raises:
+        UsageError: there is no such database, it is not MLflow's or, with ``write``, nothing can be written to it.
+    """
+    path = database_path(tracking_uri)
+    if path is None and "://" not in tracking_uri:
+        raise UsageError(f"tracking_uri: expected a uri such as sqlite:///mlflow.db, got '{tracking_uri}'")
+    if path is not None:
+        if not path.is_file():
+            raise UsageError(
+                f"there is no MLflow database '{path}'; run from the project's folder or use --tracking_uri"
+            )
+        if not MLFLOW_TABLES <= (tables_of(path) or set()):  # MLflow would make its tables in it
+            raise UsageError(f"'{path}' is not a database of MLflow")
+        problem = database_problem(path) if write else None
+        if problem is not None:
+            raise UsageError(problem)
+    return mlflow_client(tracking_uri)
+
+
+def database_problem(path: Path, wait: float = 2.0) -> str | None:
+    """Why an sqlite database cannot be written to; None where it can. Writes nothing and creates nothing.
+
+    Args:
+        path: its file.
+        wait: seconds within which whoever has locked it may finish.
+    """
+    if not path.is_file():
+        return f"the database '{path}' is gone"
+    try:
+        # A connection of its own: one that is open already goes on with a file that was moved, deleted or protected.
+        uri = f"{path.absolute().as_uri()}?mode=rw"
+        with closing(sqlite3.connect(uri, uri=True, timeout=wait, isolation_level=None)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            database.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        return f"the database '{path}' cannot be written to ({error})"
+    return None
+
+
+def tables_of(path: Path) -> set[str] | None:
+    """Names of the tables of an sqlite database; None where it cannot be read."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            return {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
+    except sqlite3.DatabaseError:
+        return None
+
+
+_limited: set[str] = set()  # variables that are set by http_limits, and not by the user
+
+
+@contextmanager
+def http_limits(seconds: int, retries: int) -> Iterator[None]:
+    """While it lasts, a server that hangs or is gone costs ``seconds`` for each of 1 + ``retries`` attempts.
+
+    MLflow's own limits are minutes, in which training would stand still. What the user has set in the environment stays.
+    """
+    limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": seconds, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": retries}
+    names = [name for name in limits if name not in os.environ or name in _limited]
+    before = {name: os.environ.get(name) for name in names}
+    new = set(names) - _limited
+    _limited.update(new)
+    os.environ.update({name: str(limits[name]) for name in names})
+    try:
+        yield
+    finally:
+        _limited.difference_update(new)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def reason_of(error: BaseException) -> str:
+    """What MLflow, the database or the network said, in one line without SQL."""
+    text = re.split(r"\[SQL:|\(Background on this", " ".join(str(error).split()))[0].strip()
+    text = re.sub(r"^API request to (\S+) failed with exception .*", r"no answer from \1", text)
+    return text[:200] or type(error).__name__
 
 
 def experiment_id(client: MlflowClient, tracking_uri: str, name: str, artifact_location: Path) -> str:
