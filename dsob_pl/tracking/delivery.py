@@ -67,7 +67,7 @@ class Connection:
         self._next_wait = self._wait
 
     def _check(self, client: Any) -> None:
-        """Looks at the database itself: MLflow waits 20 seconds for a lock, and makes a new database of one that is gone."""
+        """Looks at the database itself: MLflow waits 20 seconds for a lock, and makes anew a file that is gone."""
         if self._path is None:
             return
         problem = database_problem(self._path)

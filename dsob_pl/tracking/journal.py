@@ -12,9 +12,11 @@ from dsob_pl.errors import UsageError
 
 JOURNAL = "journal.jsonl"
 FORMAT = 1
-# A metric, parameter or tag ``{"metric": key, "value": .., "timestamp": ms, "step": ..}``, ``{"param": key, "value": ..}``
-# or ``{"tag": ...}``; ``{"artifacts": true}``: the folder is to be uploaded; ``{"status": .., "end_time": ms}``: the run
-# has ended; ``{"resumed": ms}``: it went on after that.
+# One of
+#   {"metric": key, "value": .., "timestamp": ms, "step": ..}, {"param": key, "value": ..}, {"tag": key, "value": ..}
+#   {"artifacts": true}: the folder is to be uploaded
+#   {"status": .., "end_time": ms}: the run has ended
+#   {"resumed": ms}: it went on after that
 Row = dict[str, Any]
 _KINDS = {"metric", "param", "tag", "artifacts", "status", "resumed"}
 
@@ -74,8 +76,9 @@ class Journal:
             return
         try:
             whole = self._header_size()
-            for row, whole in _scan(self.path):
+            for row, end in _scan(self.path):
                 self.metrics += "metric" in row
+                whole = end
         except UsageError:
             self.close()
             raise
@@ -149,8 +152,8 @@ def read_header(path: Path) -> Header:
         raise UsageError(f"'{path}' is not a journal of dsob_pl")
     if first["journal"] != FORMAT:
         raise UsageError(f"journal '{path}' has format {first['journal']}; this version of dsob_pl reads {FORMAT}")
-    values = [first.get(name) for name in Header._fields]
-    if not all(isinstance(value, str) for value in values):
+    values = [value for name in Header._fields if isinstance(value := first.get(name), str)]
+    if len(values) < len(Header._fields):
         raise UsageError(f"journal '{path}' does not name its tracking uri and its run in its first line")
     return Header(*values)
 

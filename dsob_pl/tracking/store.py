@@ -92,7 +92,7 @@ def existing_client(tracking_uri: str, write: bool = False) -> MlflowClient:
             raise UsageError(
                 f"there is no MLflow database '{path}'; run from the project's folder or use --tracking_uri"
             )
-        if not MLFLOW_TABLES <= (tables_of(path) or set()):  # MLflow would make its tables in it
+        if not (tables_of(path) or set()) >= MLFLOW_TABLES:  # MLflow would make its tables in it
             raise UsageError(f"'{path}' is not a database of MLflow")
         problem = database_problem(path) if write else None
         if problem is not None:
@@ -136,7 +136,7 @@ _limited: set[str] = set()  # variables that are set by http_limits, and not by 
 def http_limits(seconds: int, retries: int) -> Iterator[None]:
     """While it lasts, a server that hangs or is gone costs ``seconds`` for each of 1 + ``retries`` attempts.
 
-    MLflow's own limits are minutes, in which training would stand still. What the user has set in the environment stays.
+    MLflow's own limits are minutes, in which training would stand still. What the user has set stays.
     """
     limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": seconds, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": retries}
     names = [name for name in limits if name not in os.environ or name in _limited]

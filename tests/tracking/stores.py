@@ -1,4 +1,4 @@
-"""What goes wrong with MLflow's stores, done to real ones: a database locked, moved or made read-only; a server killed."""
+"""What goes wrong with MLflow's stores, done to real ones: a database locked or moved, a server killed."""
 
 from __future__ import annotations
 

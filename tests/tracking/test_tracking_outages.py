@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from stores import OUTAGES, Server, history, locked, make, moved
 
 from dsob_pl.cli import main
 from dsob_pl.errors import UsageError
 from dsob_pl.tracking import MLflowLogger
 from dsob_pl.tracking.journal import FORMAT, JOURNAL, Header, Journal, journals_under, read_rows
 from dsob_pl.tracking.store import mlflow_client
-from stores import OUTAGES, Server, history, locked, make, moved
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def expected(*steps: int) -> list[tuple[int, float]]:
     return [(step, step / 2) for step in steps]
 
 
-# An outage in the middle of a run ---------------------------------------------------------------------------------------
+# An outage in the middle of a run -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("outage", OUTAGES)
@@ -153,7 +153,7 @@ def test_numbers_that_are_none_pass_through_the_journal(folder: Path) -> None:
     assert values["up"] > 1e300 > -1e300 > values["down"]
 
 
-# Going on after a kill --------------------------------------------------------------------------------------------------
+# Going on after a kill ------------------------------------------------------------------------------------------------
 
 
 def test_a_run_that_goes_on_takes_over_the_journal_of_the_process_before(folder: Path) -> None:
@@ -227,7 +227,7 @@ def test_whatever_happens_each_point_is_there_once(
     assert not list(place.glob("journal*"))
 
 
-# A server ---------------------------------------------------------------------------------------------------------------
+# A server -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ def test_a_server_that_is_not_there_at_the_start_is_one_line(tmp_path: Path) -> 
         log(logger, 1)
 
 
-# The journal itself -----------------------------------------------------------------------------------------------------
+# The journal itself ---------------------------------------------------------------------------------------------------
 
 HEADER = Header("sqlite:///x.db", "abc", "")
 
