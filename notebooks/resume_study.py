@@ -25,6 +25,7 @@ import torch
 
 LAST = "mlruns/*/*/artifacts/checkpoints/last.ckpt"
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # as the processes that it starts have it
 CONFIG = """
 threads: 1
 trainer: {max_steps: %(steps)d, val_check_interval: %(interval)d, log_every_n_steps: 7}

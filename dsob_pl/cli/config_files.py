@@ -62,16 +62,32 @@ def _read(name: str) -> dict[str, Any]:
             raise UsageError(f"config file '{name}' does not exist: there is no folder '{folder}'")
         raise UsageError(f"config file '{name}' does not exist{nearest(path.name, (p.name for p in folder.iterdir()))}")
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return parse(path.read_text(encoding="utf-8"), f"config file '{name}'")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"config file '{name}' is not YAML text: {error}") from error
+
+
+def parse(text: str, name: str) -> dict[str, Any]:
+    """A config as nested dictionaries.
+
+    Args:
+        text: YAML.
+        name: of where it stands, for errors.
+
+    Raises:
+        UsageError: it is not YAML, or not a mapping of keys to values.
+    """
+    try:
+        tree = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UsageError(f"config file '{name}'{where}: not valid YAML: {error.problem or error.context}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"config file '{name}' is not YAML text: {error}") from error
+        raise UsageError(f"{name}{where}: not valid YAML: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{name} is not YAML text: {error}") from error
     if not isinstance(tree, dict):
         found = "empty" if tree is None else f"a {type(tree).__name__}"
-        raise UsageError(f"config file '{name}' is {found}; expected keys such as model:, data: and trainer:")
+        raise UsageError(f"{name} is {found}; expected keys such as model:, data: and trainer:")
     return tree
 
 

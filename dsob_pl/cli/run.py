@@ -9,7 +9,7 @@ import warnings
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from dsob_pl.cli.config_files import Source, option_values
+from dsob_pl.cli.config_files import Source, option_values, parse
 from dsob_pl.cli.lightning_cli import CLI, relative, shortened
 from dsob_pl.cli.memory import keep_freed_memory
 from dsob_pl.cli.resume import resume_command
@@ -29,7 +29,10 @@ def run(command: str, arguments: list[str], sources: list[Source]) -> int:
     if command != "fit" and len(sources) == 1:
         # The settings of the run that wrote the checkpoint; jsonargparse takes the text of a config for its file.
         for path in option_values(arguments, "--ckpt_path")[-1:]:
-            arguments = ["--config", checkpoint_config(read_checkpoint(path), path), *arguments]
+            text = checkpoint_config(read_checkpoint(path), path)
+            label = f"config in checkpoint '{path}'"
+            sources = [Source(label, parse(text, label)), *sources]
+            arguments = ["--config", text, *arguments]
     try:
         cli = CLI(command, arguments, sources)
     except SystemExit as leave:  # after --help and --print_config

@@ -150,6 +150,12 @@ CASES: dict[str, tuple[list[str], str | None, list[str]]] = {
     "evaluate newer": (["evaluate", "--ckpt", "newer.ckpt"], None, ["'newer.ckpt'", "format 99"]),
     "evaluate other": (["evaluate", "--ckpt", "other.ckpt"], None, ["'other.ckpt'"]),
     "evaluate without model": (["evaluate", "--ckpt", "nomodel.ckpt"], None, ["'nomodel.ckpt'", "without a model"]),
+    "validate config": (
+        ["validate", "--ckpt_path", "badconfig.ckpt"],
+        None,
+        ["config in checkpoint 'badconfig.ckpt'", "YAML"],
+    ),
+    "validate key": (["validate", "--ckpt_path", "badkey.ckpt"], None, ["'badkey.ckpt'", "modell", "'model'"]),
     "evaluate config": (["evaluate", "--ckpt", "badconfig.ckpt"], None, ["'badconfig.ckpt'", "not YAML"]),
     "evaluate above": (["evaluate", "--run", "../secret"], None, ["'../secret'", "mlflow.db"]),
     "evaluate any": (["evaluate", "--run", "*"], None, ["'*'", "mlflow.db"]),
@@ -191,6 +197,7 @@ def malformed(folder: Path) -> None:
         "newer": {"state_dict": {}, "dsob_format": 99, "dsob_config": "model: {}"},
         "other": {"state_dict": {"actor.weight": torch.zeros(2)}},
         "badconfig": {"state_dict": {}, "dsob_format": 1, "dsob_config": "model: ["},
+        "badkey": {"state_dict": {}, "dsob_format": 2, "dsob_config": "modell: {}"},
         "nomodel": {"state_dict": {}, "dsob_format": 1, "dsob_config": "data: {}"},
     }
     for name, content in contents.items():

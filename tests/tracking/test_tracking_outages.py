@@ -169,8 +169,7 @@ def test_a_run_that_goes_on_takes_over_the_journal_of_the_process_before(folder:
     assert mlflow_client(second.tracking_uri).get_run(second.run_id).info.status == "FINISHED"
 
 
-def test_a_status_that_the_run_went_on_from_is_not_its_end(folder: Path) -> None:
-    """The run was stopped in an outage, and goes on in one: what is replayed later ends once, as it did end."""
+def test_a_run_that_was_stopped_in_an_outage_and_went_on_has_one_end(folder: Path) -> None:
     first = make(folder)
     log(first, 1)
     with moved(folder / "mlflow.db"):
@@ -178,12 +177,40 @@ def test_a_status_that_the_run_went_on_from_is_not_its_end(folder: Path) -> None
         first.final_status = "KILLED"
         first.finalize("failed")
     second = make(folder, run_id=first.run_id)
-    with locked(folder / "mlflow.db"):
-        second._client = None
+    assert second.run_id
+    assert mlflow_client(second.tracking_uri).get_run(second.run_id).info.status == "RUNNING"
     log(second, 2, 3)
     second.finalize("success")
     assert history(second.tracking_uri, second.run_id) == expected(1, 2, 3)
     assert mlflow_client(second.tracking_uri).get_run(second.run_id).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("ends", "status"),
+    [(["KILLED"], "KILLED"), (["KILLED", None], "RUNNING"), (["KILLED", None, "FAILED"], "FAILED")],
+)
+def test_only_the_last_end_in_a_journal_counts(folder: Path, ends: list[str | None], status: str) -> None:
+    """A run that went on while the store was locked keeps that, too: it has not ended then."""
+    logger = make(folder)
+    log(logger, 1)
+    journal = logger._delivery.journal  # type: ignore[union-attr]
+    for end in ends:
+        journal.append([{"resumed": 1} if end is None else {"status": end, "end_time": 2}])
+    journal.close()
+    assert main(["tracking", "replay", str(logger.artifact_dir)]) == 0
+    assert mlflow_client(logger.tracking_uri).get_run(logger.run_id).info.status == status
+
+
+def test_going_on_while_the_store_is_locked_is_kept(folder: Path) -> None:
+    first = make(folder)
+    log(first, 1)
+    delivery = first._delivery
+    assert delivery is not None
+    delivery.journal.append([{"status": "KILLED", "end_time": 2}])
+    with locked(folder / "mlflow.db"):
+        kept = [next(iter(row)) for row in delivery.resume()]
+    assert kept == ["status", "resumed"]
+    delivery.journal.close()
 
 
 STEP = st.sampled_from(["log", "log", "log", "down", "up", "kill", "stop", "replay"])
