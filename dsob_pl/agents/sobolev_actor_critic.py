@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
+from dsob_pl.agents.calibration import Calibration, calibrate, calibration_metrics
 from dsob_pl.agents.numbers import Numbers, described, divergence_warning
 from dsob_pl.agents.objectives import PARTS, Part, compiled, draw_noise, objective, target_samples, update
 from dsob_pl.agents.options import check_divergence, check_options
@@ -184,6 +185,7 @@ class SobolevActorCritic(L.LightningModule):
         self.updates = 0  # of the critic, so far; a number and not a buffer, which a GPU would have to be asked for
         self._latest: dict[str, Tensor] = {}  # of the most recent updates; the policy's are rarer than the critic's
         self._episode: dict[str, Tensor] = {}  # of the most recent episode that ended
+        self.calibration: Calibration | None = None  # of the latest evaluation
         self._speed = Speed()
         self._numbers = Numbers()
         self._gradient_norms: list[tuple[str, Tensor]] = []  # of each parameter, by part, in this step's updates
@@ -401,7 +403,9 @@ class SobolevActorCritic(L.LightningModule):
     def judge(self, episodes: Episodes, clean: Episodes | None = None) -> dict[str, Tensor]:
         """Metrics of evaluation episodes, of those without the noise of the config, and of the predicted return."""
         metrics = evaluation_metrics(episodes) | ({} if clean is None else clean_metrics(clean))
-        return metrics | {"eval/value": self.values(episodes.first_observations, _EVALUATION_SAMPLES).mean()}
+        metrics["eval/value"] = self.values(episodes.first_observations, _EVALUATION_SAMPLES).mean()
+        self.calibration = calibrate(self.values, episodes, self.gamma) if self.critic.noise_size else None
+        return metrics | ({} if self.calibration is None else calibration_metrics(self.calibration))
 
     @torch.no_grad()
     def values(self, observation: Tensor, count: int) -> Tensor:

@@ -35,6 +35,7 @@ from dsob_pl.tracking import MLflowLogger, RecordRun, seed_loggers
 from dsob_pl.tracking.store import check_writable
 from dsob_pl.training import (
     BestAndLast,
+    CalibrationReport,
     Progress,
     SeedRuns,
     StopOnNonFiniteLoss,
@@ -213,6 +214,8 @@ class CLI(LightningCLI):
             callbacks = [*callbacks, Progress()]
         if self.parts:
             self.save_config_kwargs = {**self.save_config_kwargs, "seeds": self.seeds}
+        else:
+            callbacks = [*callbacks, CalibrationReport()]
         if self.command != "fit" and isinstance(config.get("logger"), MLflowLogger):
             config["logger"] = False  # looking at a checkpoint is not a run
         if self.command == "fit":

@@ -25,7 +25,7 @@ from dsob_pl.data import ManySeedsData
 from dsob_pl.errors import UsageError
 from dsob_pl.seeds import compact_seeds
 from dsob_pl.tracking import RecordRun
-from dsob_pl.training import read_checkpoint
+from dsob_pl.training import CalibrationReport, read_checkpoint
 from dsob_pl.training.checkpoint_file import SEEDS_KEY
 
 _SHARED = (ProgressBar, ModelSummary, Timer, DeviceStatsMonitor, ThroughputMonitor)
@@ -107,7 +107,7 @@ def seed_callbacks(part: SeedParts, parser: Any) -> list[Callback]:
         own.append(part.built.checkpoint)
     if part.config.trainer.fast_dev_run:
         return own
-    return [*own, RecordRun(parser, part.config, save_to_log_dir=False)]
+    return [*own, CalibrationReport(), RecordRun(parser, part.config, save_to_log_dir=False)]
 
 
 def seeds_to_go_on_with(seeds: list[int], ckpt_path: str | None) -> list[int]:

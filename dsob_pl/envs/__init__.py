@@ -32,6 +32,7 @@ from dsob_pl.envs.stepping import (
     step_environment,
 )
 from dsob_pl.envs.video import record_video
+from dsob_pl.envs.visits import VisitRecorder, Visits
 
 __all__ = [
     "ActionNoise",
@@ -55,6 +56,8 @@ __all__ = [
     "Rotation",
     "RowSteps",
     "Summit",
+    "VisitRecorder",
+    "Visits",
     "env_name",
     "environment_state",
     "flat_observation",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dsob_pl.envs.stepping import EnvironmentFailed, env_name, reset_environment, step_environment
+from dsob_pl.envs.visits import VisitRecorder, Visits
 from dsob_pl.errors import RunFailed
 
 LONGEST_EPISODE = 1_000_000
@@ -20,8 +21,8 @@ LONGEST_EPISODE = 1_000_000
 class Episodes(NamedTuple):
     """Statistics of n finished episodes, on the CPU.
 
-    Fields: returns, discounted_returns and lengths [n] float32, first_observations [n, S] float32, and
-    terminated [n] bool, False where the episode ended by its time limit.
+    Fields: returns, discounted_returns and lengths [n] float32, first_observations [n, S] float32,
+    terminated [n] bool, False where the episode ended by its time limit, and visits, some of the states between.
     """
 
     returns: Tensor
@@ -29,6 +30,7 @@ class Episodes(NamedTuple):
     discounted_returns: Tensor
     first_observations: Tensor
     terminated: Tensor
+    visits: Visits
 
 
 @torch.no_grad()
@@ -60,6 +62,7 @@ def run_episodes(
     with _evaluating():
         first = np.stack([reset_environment(env, int(seed), 0) for env, seed in zip(envs, seeds)])
     observations, running = first.copy(), list(range(n))
+    recorder = VisitRecorder(n)
     while running:
         batch = torch.from_numpy(observations[running])
         actions = policy(batch if device is None else batch.to(device)).to("cpu", torch.float32).numpy()
@@ -67,8 +70,10 @@ def run_episodes(
         for i, action in zip(running, actions, strict=True):
             if not np.isfinite(action).all():
                 raise RunFailed(f"evaluation: the policy's action is not finite at step {lengths[i] + 1} of an episode")
+            recorder.leave(i, observations[i])
             with _evaluating():
                 observations[i], reward, ended, cut = step_environment(envs[i], action, int(lengths[i]) + 1)
+            recorder.earn(i, reward)
             returns[i] += reward
             discounted[i] += gamma ** lengths[i] * reward
             lengths[i] += 1
@@ -87,6 +92,7 @@ def run_episodes(
         torch.from_numpy(discounted).float(),
         torch.from_numpy(first),
         torch.from_numpy(terminated),
+        recorder.visits(range(n), gamma, observations),
     )
 
 

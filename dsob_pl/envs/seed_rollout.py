@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dsob_pl.envs.rollout import LONGEST_EPISODE, Episodes
 from dsob_pl.envs.rows import EnvironmentRows
+from dsob_pl.envs.visits import VisitRecorder
 from dsob_pl.errors import RunFailed
 
 
@@ -53,6 +54,7 @@ def run_seed_episodes(
     # accumulated in float64: a thousand float32 additions would show in the fourth digit
     returns, discounted, lengths = np.zeros(total), np.zeros(total), np.zeros(total, dtype=np.int64)
     terminated, step = np.zeros(total, dtype=bool), 0
+    recorder = VisitRecorder(total)
     while running.any():
         step += 1
         batch = torch.from_numpy(observations).view(total // n, n, -1)
@@ -61,9 +63,13 @@ def run_seed_episodes(
         for row in np.flatnonzero(running & ~np.isfinite(actions).all(1)).tolist():
             give_up(row, f"the policy's action is not finite at step {step} of an episode")
         moving = np.flatnonzero(running)
+        for row in moving.tolist():
+            recorder.leave(row, observations[row])
         reached = rows.step(moving, actions[moving], step)
         observations = observations.copy()  # what the policy was given and the first ones stay as they are
         observations[moving] = reached.observations
+        for row, reward in zip(moving.tolist(), reached.rewards.tolist()):
+            recorder.earn(row, reward)
         returns[moving] += reached.rewards
         discounted[moving] += gamma ** (step - 1) * reached.rewards
         lengths[moving] = step
@@ -74,8 +80,14 @@ def run_seed_episodes(
         if step >= LONGEST_EPISODE:
             for row in np.flatnonzero(running).tolist():
                 give_up(row, f"an episode has not ended after {step} steps; set data.env_kwargs.max_episode_steps")
-    columns = (returns, lengths, discounted, first, terminated)
-    return [Episodes(*(_part(column, i * n, n) for column in columns)) for i in range(total // n)], failures
+
+    def of_policy(i: int) -> Episodes:
+        own = range(i * n, (i + 1) * n)
+        visits = recorder.visits(own, gamma, observations[own.start : own.stop])
+        part = [_part(column, own.start, n) for column in (returns, lengths, discounted, first, terminated)]
+        return Episodes(part[0], part[1], part[2], part[3], part[4], visits)
+
+    return [of_policy(i) for i in range(total // n)], failures
 
 
 def _part(column: np.ndarray, start: int, n: int) -> Tensor:

@@ -60,6 +60,12 @@ GLOSSARY: dict[str, str] = {
     "eval/value": "mean return that the critics predict at the evaluation episodes' first states",
     "eval/discounted_return": "mean discounted return that those episodes realised; compare with eval/value",
     "eval/normalized_score": "the same between staying put (0) and the best policy (1), found by dynamic programming",
+    "eval/coverage_50": "fraction of realised returns-to-go within the central 50 % of their predicted law",
+    "eval/coverage_80": "the same within its central 80 %",
+    "eval/coverage_95": "the same within its central 95 %",
+    "eval/pit_mean": "mean place of a realised return-to-go within its predicted law; 0.5 is calibrated, above it the "
+    "critics predict too little",
+    "eval/crps": "mean continuous ranked probability score of the predicted laws, in units of reward",
     "eval_clean/return_mean": "mean return of as many episodes with the same seeds, without the noise of data.noise",
     "eval_clean/return_std": "standard deviation of the same over those episodes",
     "seeds/running": "parent run of many seeds: number of seeds still running",

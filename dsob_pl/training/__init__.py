@@ -1,5 +1,6 @@
 """Training: checkpoints, progress, and noticing a run that went wrong."""
 
+from dsob_pl.training.calibration_report import CalibrationReport
 from dsob_pl.training.checkpoint import BestAndLast
 from dsob_pl.training.checkpoint_file import SEEDS_KEY, check_fits, checkpoint_config, read_checkpoint
 from dsob_pl.training.failure import StopOnNonFiniteLoss, first_non_finite
@@ -11,6 +12,7 @@ from dsob_pl.training.signals import StopOnSignal
 __all__ = [
     "SEEDS_KEY",
     "BestAndLast",
+    "CalibrationReport",
     "Progress",
     "SeedRuns",
     "SeedTrainer",

@@ -51,7 +51,7 @@ def parameters(agent):
 
 @pytest.mark.parametrize("source", ["imagined", "replayed"])
 def test_a_fit_counts_environment_steps_and_logs_the_glossary(tmp_path, source):
-    agent, data = build(target_source=source, sobolev="state_action")
+    agent, data = build(target_source=source, sobolev="state_action", gamma=0.9)
     run = trainer(tmp_path)
     run.fit(agent, data)
     assert run.global_step == data.steps_collected == 40
