@@ -12,6 +12,7 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 TASKS = sorted(p for p in CONF.glob("*.yaml") if p.name != "debug.yaml")
 OVERLAYS = sorted(CONF.glob("method/*.yaml"))
 ABLATIONS = sorted(CONF.glob("ablation/*.yaml"))
+RISK = sorted(CONF.glob("risk/*.yaml"))
 NOISE = sorted(CONF.glob("noise/*.yaml"))
 SUITES = sorted(CONF.glob("suite/*.yaml"))  # tests/experiments
 GROUND_TRUTH = sorted(CONF.glob("ground_truth/*.yaml"))
@@ -32,7 +33,7 @@ def test_a_task_runs_by_itself(path, monkeypatch, tmp_path):
     assert list(tmp_path.rglob("last.ckpt"))
 
 
-@pytest.mark.parametrize("path", [*OVERLAYS, *ABLATIONS], ids=lambda p: f"{p.parent.name}/{p.stem}")
+@pytest.mark.parametrize("path", [*OVERLAYS, *ABLATIONS, *RISK], ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_an_overlay_runs_on_a_task(path, monkeypatch, tmp_path):
     assert run(monkeypatch, tmp_path, [CONF / "walker.yaml", CONF / "debug.yaml", path]) == 0
 
@@ -61,12 +62,12 @@ def test_a_policy_evaluation_runs_as_its_first_line_says(path, monkeypatch, tmp_
 
 def test_every_config_is_run_by_one_of_these():
     files = {path for path in CONF.rglob("*.yaml") if path.name != "debug.yaml"}
-    assert files == {*TASKS, *OVERLAYS, *ABLATIONS, *NOISE, *GROUND_TRUTH, *SUITES}
+    assert files == {*TASKS, *OVERLAYS, *ABLATIONS, *RISK, *NOISE, *GROUND_TRUTH, *SUITES}
     assert {path.stem for path in OVERLAYS} >= {"mmd", "mmd_sobolev", "msmmd_sobolev"}
 
 
 @pytest.mark.parametrize(
-    "path", [*TASKS, *OVERLAYS, *ABLATIONS, *NOISE, *GROUND_TRUTH, CONF / "debug.yaml"], ids=lambda p: p.stem
+    "path", [*TASKS, *OVERLAYS, *ABLATIONS, *RISK, *NOISE, *GROUND_TRUTH, CONF / "debug.yaml"], ids=lambda p: p.stem
 )
 def test_a_file_begins_with_its_command(path):
     first = path.read_text().splitlines()[0]

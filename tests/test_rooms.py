@@ -12,6 +12,7 @@ ORDER = [
     "errors",
     "networks",
     "divergences",
+    "risk",
     "envs",
     "world_models",
     "critics",

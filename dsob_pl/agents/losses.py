@@ -14,7 +14,10 @@ from dsob_pl.bellman import SobolevOrder, sobolev_samples
 from dsob_pl.bellman.target import Policy, Step
 from dsob_pl.critics import Critic
 from dsob_pl.divergences import Divergence
+from dsob_pl.risk import Mean, RiskMeasure
 from dsob_pl.world_models import Prediction, Transition, WorldModel
+
+_MEAN = Mean()
 
 
 def imagined_step(model: WorldModel) -> Step:
@@ -91,14 +94,18 @@ def critic_loss(
     return loss.mean(-1).sum(), samples.detach()
 
 
-def policy_loss(policy: Policy, critic: Critic, s: Tensor, noise: Tensor) -> Tensor:
-    """``-mean_i Z(s, pi(s), xi_i)`` over transitions, noise and critics (deterministic policy gradient).
+def policy_loss(policy: Policy, critic: Critic, s: Tensor, noise: Tensor, risk: RiskMeasure = _MEAN) -> Tensor:
+    """``-risk(Z(s, pi(s), xi_1), ..., Z(s, pi(s), xi_N))``, mean over transitions and critics.
+
+    With the mean it is the deterministic policy gradient; else each sample's own derivative in the action counts by the
+    weight that the measure gives to its return.
 
     Args:
         policy: being trained.
         critic: E members; the caller differentiates in the policy's parameters only.
         s: ``[B, S]``.
         noise: ``[B, N, K]``.
+        risk: of the N samples of one critic.
 
     Returns:
         scalar.
@@ -110,4 +117,5 @@ def policy_loss(policy: Policy, critic: Critic, s: Tensor, noise: Tensor) -> Ten
         a.unsqueeze(1).expand(members, batch, count, -1),
         noise.expand(members, batch, count, -1),
     )
-    return -z.mean()
+    # One mean, not a mean of means: a run without a risk measure is bit by bit what it was before there were any.
+    return -z.mean() if type(risk) is Mean else -risk(z).mean()

@@ -39,7 +39,7 @@ class UpdateNoise(NamedTuple):
         step: of the imagined steps in the target ``[B, M, W]``.
         target: of the target critics ``[B, M, K]``.
         critic: of the predicted samples ``[B, N, K]``.
-        policy: of the samples that the policy ascends ``[B, N, K]``.
+        policy: of the samples that the policy ascends ``[B, P, K]``.
         policy_penalty: as ``model_penalty``.
         smoothing: of the next actions in the target ``[B, M, A]``, shared by the target critics.
     """
@@ -78,7 +78,7 @@ def draw_noise(agent: SobolevActorCritic, rows: int, policy: bool) -> UpdateNois
         step=normal(True, rows, agent.target_samples, width),
         target=normal(True, rows, agent.target_samples, k),
         critic=normal(True, rows, agent.samples, k),
-        policy=normal(policy and agent.learns_policy, rows, agent.samples, k),
+        policy=normal(policy and agent.learns_policy, rows, agent.policy_samples, k),
         policy_penalty=normal(policy and agent.learns_policy and penalised, few, width),
         smoothing=normal(bool(agent.target_policy_noise), rows, agent.target_samples, agent.action_size),
     )
@@ -192,7 +192,7 @@ def _critic(
 
 def _policy(agent: SobolevActorCritic, transition: Transition, noise: PartNoise) -> tuple[Tensor, Metrics]:
     own_noise, penalty_eps = noise
-    loss = losses.policy_loss(agent.policy, agent.critic, transition.s, own_noise)
+    loss = losses.policy_loss(agent.policy, agent.critic, transition.s, own_noise, agent.risk)
     metrics = {"policy/loss": loss.detach()}
     if agent.jacobian_penalty and agent.world_model is not None:
         loss = loss + agent.jacobian_penalty * penalty(agent, transition, agent.policy, penalty_eps)

@@ -9,6 +9,7 @@ import torch
 
 from dsob_pl.bellman import SobolevOrder
 from dsob_pl.errors import UsageError
+from dsob_pl.risk import Mean
 
 
 def check_options(agent: Any) -> None:
@@ -17,7 +18,7 @@ def check_options(agent: Any) -> None:
         raise UsageError(f"model.gamma: expected a number in [0, 1), got {agent.gamma}")
     if not 0 <= agent.tau <= 1:
         raise UsageError(f"model.tau: expected a number in [0, 1], got {agent.tau}")
-    for name in ("samples", "target_samples", "policy_delay", "diagnostic_samples"):
+    for name in ("samples", "target_samples", "policy_samples", "policy_delay", "diagnostic_samples"):
         if getattr(agent, name) < 1:
             raise UsageError(f"model.{name}: expected at least 1, got {getattr(agent, name)}")
     for name in ("return_range", "gradient_bound", "max_gradient_norm", "jacobian_bound", "divergence_margin"):
@@ -46,3 +47,20 @@ def check_divergence(agent: Any, observation_size: int, action_size: int) -> Non
         divergence(torch.zeros(1, agent.samples, components), targets)
     except ValueError as error:
         raise UsageError(f"model.divergence: {error} (model.samples, model.target_samples)") from error
+
+
+def check_risk(agent: Any) -> None:
+    """Raises UsageError where the risk measure would be given no law of returns, or does not give one number for it."""
+    name, count = type(agent.risk).__name__, agent.policy_samples
+    if isinstance(agent.risk, Mean):
+        return
+    if not agent.critic.noise_size:
+        raise UsageError(
+            f"model.risk: {name} needs samples of the return, and a deterministic critic (noise_size 0) has none; "
+            "use dsob_pl.risk.Mean"
+        )
+    if count < 2:
+        raise UsageError(f"model.policy_samples: {name} needs at least 2 samples of the return, got {count}")
+    shape = list(agent.risk(torch.zeros(1, count)).shape)
+    if shape != [1]:
+        raise UsageError(f"model.risk: expected returns [1, {count}] -> value [1], got {shape} from {name}")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dsob_pl.agents.calibration import Calibration, calibrate, calibration_metrics
 from dsob_pl.agents.numbers import Numbers, described, divergence_warning
 from dsob_pl.agents.objectives import PARTS, Part, compiled, draw_noise, objective, target_samples, update
-from dsob_pl.agents.options import check_divergence, check_options
+from dsob_pl.agents.options import check_divergence, check_options, check_risk
 from dsob_pl.agents.reports import Speed, clean_metrics, evaluation_metrics, model_diagnostics
 from dsob_pl.agents.scales import Scales
 from dsob_pl.bellman import (
@@ -36,6 +36,7 @@ from dsob_pl.divergences import Divergence, MaxSlicedMMD
 from dsob_pl.envs import Episodes, env_name
 from dsob_pl.errors import RunFailed, UsageError
 from dsob_pl.networks import DeterministicPolicy, RewardScale, RunningNormalizer, polyak_update, target_copy
+from dsob_pl.risk import Mean, RiskMeasure
 from dsob_pl.world_models import CVAE, Transition, WorldModel
 
 if TYPE_CHECKING:
@@ -90,6 +91,9 @@ class SobolevActorCritic(L.LightningModule):
         divergence_margin: a warning is given, once, where a mean return lies farther than this many widths outside of
             the range that rewards and gamma allow: a target where ``gradient_bound`` is None, else a prediction, which
             bounded targets do not hold back at once; None gives none.
+        risk: what the policy ascends, of a critic's return samples ``[..., P] -> [...]`` at (s, pi(s)), then averaged
+            over transitions and critics; None is ``Mean()``. Targets stay those of the law of returns.
+        policy_samples: samples P per transition and critic that the policy ascends; None means N.
         compile: fuse the operations of the losses by ``torch.compile``, which takes a C++ compiler and a minute or two
             before the first update; worth it for long runs. The reporting updates are not compiled.
 
@@ -128,6 +132,8 @@ class SobolevActorCritic(L.LightningModule):
         jacobian_bound: float | None = None,
         critic_scheduler: LRSchedulerCallable | None = None,
         divergence_margin: float | None = 1.5,
+        risk: RiskMeasure | None = None,
+        policy_samples: int | None = None,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -138,6 +144,7 @@ class SobolevActorCritic(L.LightningModule):
         self.tau = tau
         self.samples = samples
         self.target_samples = samples if target_samples is None else target_samples
+        self.policy_samples = samples if policy_samples is None else policy_samples
         self.gradient_weight = gradient_weight
         self.gradient_bound = gradient_bound
         self.return_range = return_range
@@ -157,9 +164,11 @@ class SobolevActorCritic(L.LightningModule):
 
         self.divergence = MaxSlicedMMD() if divergence is None else divergence
         self.overestimation = Truncation() if overestimation is None else overestimation
+        self.risk = Mean() if risk is None else risk
         self.scales = Scales(observation_size, gamma, return_range, normalize_observations)
         self.critic = critic(observation_size, action_size)
         check_divergence(self, observation_size, action_size)
+        check_risk(self)
         self.policy = policy(observation_size, action_size)
         self.target_critic = target_copy(self.critic)
         self.target_policy = target_copy(self.policy)

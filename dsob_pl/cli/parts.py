@@ -22,6 +22,7 @@ ROOMS = (
     "envs",
     "ground_truth",
     "networks",
+    "risk",
     "tracking",
     "training",
     "world_models",
