@@ -28,6 +28,8 @@ MODEL = {
     "return_range": st.sampled_from([None, 10.0]),
     "policy_delay": st.integers(1, 3),
     "exploration_std": st.sampled_from([0.0, 0.3]),
+    "policy_samples": st.sampled_from([None, 1, 6]),
+    "risk": st.sampled_from([None, "dsob_pl.risk.Mean", "dsob_pl.risk.CVaR", "dsob_pl.risk.Entropic"]),
     "target_policy_noise": st.sampled_from([0.0, 0.2]),
     "max_gradient_norm": st.sampled_from([0.1, 10.0]),
     "diagnostic_samples": st.integers(1, 9),

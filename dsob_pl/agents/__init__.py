@@ -2,5 +2,6 @@
 
 from dsob_pl.agents.many_seeds import ManySeeds
 from dsob_pl.agents.sobolev_actor_critic import SobolevActorCritic
+from dsob_pl.agents.value_distribution import ValueDistribution
 
-__all__ = ["ManySeeds", "SobolevActorCritic"]
+__all__ = ["ManySeeds", "SobolevActorCritic", "ValueDistribution"]

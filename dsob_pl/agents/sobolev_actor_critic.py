@@ -23,6 +23,7 @@ from dsob_pl.agents.objectives import PARTS, Part, compiled, draw_noise, objecti
 from dsob_pl.agents.options import check_divergence, check_options, check_risk
 from dsob_pl.agents.reports import Speed, clean_metrics, evaluation_metrics, model_diagnostics
 from dsob_pl.agents.scales import Scales
+from dsob_pl.agents.value_distribution import ValueDistribution, value_distribution
 from dsob_pl.bellman import (
     OverestimationCorrection,
     SobolevOrder,
@@ -426,23 +427,34 @@ class SobolevActorCritic(L.LightningModule):
         return self.reward_scale.inverse(self.critic(s, a, noise))
 
     @torch.no_grad()
-    def sobolev_returns(self, observation: Tensor, action: Tensor, count: int) -> Tensor:
+    def sobolev_returns(self, observation: Tensor, action: Tensor, count: int, shared: bool = False) -> Tensor:
         """Samples of the return and its gradients from raw observations, in units of reward and observation.
 
         Args:
             observation: ``[n, S]``.
             action: first action ``[n, A]``; the policy's own afterwards.
             count: samples per row.
+            shared: of the same noise for all rows.
 
         Returns:
             ``[E, n, count, 1+S+A]``, ordered return, state gradient, action gradient.
         """
         s, a = self.normalizer(observation.to(self.device)), action.to(self.device)
-        noise = self._critic_noise(len(s), count, self._side_generator())
+        noise = self._critic_noise(1 if shared else len(s), count, self._side_generator()).expand(len(s), -1, -1)
         samples = sobolev_samples(self.critic, s, a, noise, SobolevOrder.STATE_ACTION)
         unit = torch.ones(samples.shape[-1], device=self.device)
         unit[1 : 1 + s.shape[-1]] = self.normalizer.scale  # the chain rule through the normalisation
         return self.reward_scale.inverse(samples) / unit
+
+    def value_distribution(self, observation: Tensor, action: Tensor, count: int = 1000) -> ValueDistribution:
+        """The predicted law of return and gradients from raw observations ``[..., S]`` and actions ``[..., A]``.
+
+        See :class:`ValueDistribution`; ``count`` samples n of each critic.
+
+        Raises:
+            UsageError: a deterministic critic, or arguments of which there cannot be a law.
+        """
+        return value_distribution(self, observation, action, count)
 
     def diagnose(self, transition: Transition) -> dict[str, Tensor]:
         """gamma*kappa and the world model's spread on a few of ``transition [B]``; nothing without a world model."""

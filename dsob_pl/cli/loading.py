@@ -32,6 +32,8 @@ class LoadedAgent(NamedTuple):
 def load_agent(source: str | Path, which: Which = "best", tracking_uri: str | None = None, device: str = "cpu") -> Any:
     """The agent of a run, ready to act: ``agent.act(observation [..., S]) -> action [..., A]``.
 
+    ``agent.value_distribution(observation, action, n)`` is what it predicts of the return and its gradients.
+
     Args:
         source: id of a run, the beginning of one, or the path of a checkpoint.
         which: best or last checkpoint of the run.

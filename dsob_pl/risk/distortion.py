@@ -50,8 +50,8 @@ class CVaR(Distortion):
     Of n samples those are the ``n alpha`` smallest, the last of which counts by the fraction that is left. Its gradient
     is ``E[dZ/da | Z below its alpha-quantile]`` (Tamar et al. 2015). Coherent for the lower tail.
 
-    Bias: the lower tail's value is too high and the upper tail's too low. Where ``n alpha < 1`` one sample, the smallest
-    or largest, is all that it rests on.
+    Bias: the lower tail's value is too high and the upper tail's too low. Where ``n alpha < 1`` one sample, the
+    smallest or largest, is all that it rests on.
 
     Args:
         alpha: part of the outcomes, in (0, 1]; 1 is the mean.

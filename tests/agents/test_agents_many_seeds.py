@@ -26,6 +26,7 @@ SMALL = {
     "policy": {"hidden": [12]},
     "world_model": {"hidden": [12], "prior_hidden": [8], "termination_hidden": [8]},
 }
+RISKS = [OmegaConf.to_container(OmegaConf.load(p).model.init_args.risk) for p in sorted(CONF.glob("risk/*.yaml"))]
 B = 8
 
 
@@ -114,8 +115,9 @@ def test_each_seed_is_the_run_it_would_be_alone(overlay, float64):
         {"world_model": None, "sobolev": "none", "target_source": "replayed"},
         {"policy_optimizer": None, "policy": {"class_path": "dsob_pl.networks.LinearPolicy"}},
         {"max_gradient_norm": 1e-3},
+        *({"risk": risk, "policy_samples": 7} for risk in RISKS),
     ],
-    ids=lambda options: next(iter(options)),
+    ids=lambda options: options["risk"]["class_path"] if "risk" in options else next(iter(options)),
 )
 def test_so_with_other_options(options, float64):
     seeds, config = [1, 2], model_config(CONF / "method/mmd_sobolev_state_action.yaml", **options)
@@ -234,8 +236,9 @@ def test_an_update_never_waits_for_the_device():
     """On tensors without numbers nothing can be read back: no ``item``, no branch on a value."""
     sgd = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "fused": False}}  # fused refuses such tensors
     plain = {f"{part}_optimizer": sgd for part in PARTS}
-    for overlay in OVERLAYS:
-        many = together([0, 1], model_config(overlay, **plain)).to("meta")
+    averse = [(CONF / "method/mmd.yaml", {"risk": risk, "policy_samples": 7}) for risk in RISKS]
+    for overlay, options in [*((overlay, {}) for overlay in OVERLAYS), *averse]:
+        many = together([0, 1], model_config(overlay, **plain, **options)).to("meta")
         for agent in many.agents:
             agent.generator = None
         many.stack.bind()
@@ -253,7 +256,8 @@ def test_compiled_losses_are_the_same(monkeypatch):
     # Traced and differentiated ahead of time, without the minutes of a C++ compiler.
     monkeypatch.setattr(torch, "compile", lambda f, **options: compile(f, backend="aot_eager", **options))
     overlay = CONF / "method/mmd_sobolev_state_action.yaml"
-    config, fused = model_config(overlay), model_config(overlay, compile=True)
+    options = {"risk": RISKS[0], "policy_samples": 7}
+    config, fused = model_config(overlay, **options), model_config(overlay, **options, compile=True)
     many, quick, single, other = together([0, 1], config), together([0, 1], fused), alone(0, config), alone(0, fused)
     for update in range(3):
         for agents in (many, quick):
