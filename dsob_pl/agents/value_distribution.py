@@ -45,8 +45,7 @@ class ValueDistribution(NamedTuple):
         given = torch.as_tensor(levels, dtype=torch.float64, device="cpu")
         if not bool(((given >= 0) & (given <= 1)).all()):
             raise UsageError(f"quantile: expected levels in [0, 1], got {levels}")
-        # As quantile_position has it, for many.
-        places = (given * pooled.shape[-1] * (1 - 1e-12)).ceil().long().sub(1).clamp(min=0)
+        places = (given * pooled.shape[-1] * (1 - 1e-12)).long()  # as quantile_position has it
         return pooled.sort(-1).values[..., places.to(pooled.device)]
 
     def risk(self, measure: RiskMeasure) -> Tensor:
@@ -101,8 +100,8 @@ def value_distribution(agent: SobolevActorCritic, observation: Tensor, action: T
     except RuntimeError as error:
         shapes = f"observation {list(s.shape)} and action {list(a.shape)}"
         raise UsageError(f"value_distribution: leading dimensions do not go together: {shapes}") from error
-    flat = (x.expand(*leading, x.shape[-1]).reshape(-1, x.shape[-1]) for x in (s, a))
-    samples = agent.sobolev_returns(*flat, count, shared=True)
+    rows, actions = (x.expand(*leading, x.shape[-1]).reshape(-1, x.shape[-1]) for x in (s, a))
+    samples = agent.sobolev_returns(rows, actions, count, shared=True)
     samples = samples.unflatten(1, leading) if leading else samples.squeeze(1)
     returns, ds, da = samples.split([1, s.shape[-1], a.shape[-1]], -1)
     return ValueDistribution(returns.squeeze(-1), ds, da)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from typing import Literal, get_args
 
@@ -152,5 +151,5 @@ class Quantile(Distortion):
 
 def quantile_position(level: float, count: int) -> int:
     """Place, from 0, of the quantile of ``level`` among ``count`` sorted samples: ``ceil(n level) - 1``, at least 0."""
-    # 0.3 * 10 is 3.0000000000000004 on the way up, and would be the fourth.
-    return max(math.ceil(level * count * (1 - 1e-12)) - 1, 0)
+    # A little below a whole number is rounded down to the one before, as it should be; 0.07 * 100 is a little above 7.
+    return int(level * count * (1 - 1e-12))

@@ -236,8 +236,8 @@ def test_an_update_never_waits_for_the_device():
     """On tensors without numbers nothing can be read back: no ``item``, no branch on a value."""
     sgd = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "fused": False}}  # fused refuses such tensors
     plain = {f"{part}_optimizer": sgd for part in PARTS}
-    averse = [(CONF / "method/mmd.yaml", {"risk": risk, "policy_samples": 7}) for risk in RISKS]
-    for overlay, options in [*((overlay, {}) for overlay in OVERLAYS), *averse]:
+    averse = CONF / "method/mmd.yaml", {"risk": RISKS[0], "policy_samples": 7}
+    for overlay, options in [*((overlay, {}) for overlay in OVERLAYS), averse]:
         many = together([0, 1], model_config(overlay, **plain, **options)).to("meta")
         for agent in many.agents:
             agent.generator = None

@@ -64,7 +64,9 @@ def test_the_mean_is_bit_by_bit_what_it_was():
     assert torch.equal(torch.cat([before.detach().reshape(1), *(g.flatten() for g in gradients)]), ours)
 
 
-@pytest.mark.parametrize("risk", [CVaR(0.3), Wang(), Entropic(0.5), MeanStd(), Quantile(0.5)], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "risk", [CVaR(0.3), Wang(), Entropic(0.5), MeanStd(), Quantile(0.5)], ids=lambda m: type(m).__name__
+)
 def test_each_sample_counts_by_its_weight(risk, float64):
     one, batch = agent(risk, policy_samples=7), transition()
     noise = draw_noise(one, 6, policy=True)

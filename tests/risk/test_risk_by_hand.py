@@ -98,7 +98,9 @@ def test_a_law_without_spread_is_worth_its_one_return(measure: RiskMeasure, floa
         torch.testing.assert_close(measure.weights(z).detach(), gradient)
 
 
-@pytest.mark.parametrize(("level", "count", "place"), [(0.3, 10, 3), (0.7, 10, 7), (0.1, 3, 1), (0.29, 100, 29)])
+@pytest.mark.parametrize(
+    ("level", "count", "place"), [(0.3, 10, 3), (0.7, 10, 7), (0.1, 3, 1), (0.29, 100, 29), (0.07, 100, 7)]
+)
 def test_a_quantile_at_a_step_is_the_lower_one_whatever_the_rounding(level: float, count: int, place: int) -> None:
     assert Quantile(level)(torch.arange(1.0, count + 1)).item() == place
 
