@@ -28,6 +28,7 @@ SCORES = [
     *(f"{of}{score}" for of in ("", "state_") for score in (
         "gradient_error", "gradient_cosine", "gradient_spread", "conditional_gradient_error", "energy_distance"
     )),
+    *(f"cvar_{level}_gradient_{score}" for level in (10, 25) for score in ("error", "cosine")),
 ]  # fmt: skip
 MODEL_SCORES = ["world_model/spread", "world_model/jacobian_error", "world_model/energy_distance"]
 COLUMNS = ["cell", "seed", *SCORES, *MODEL_SCORES, "bellman/gamma_kappa", "cpu_seconds", "commit", "command"]
@@ -154,19 +155,24 @@ SHOWN = {
     "error of E[dG/da given G]": "conditional_gradient_error",
     "energy distance": "energy_distance",
 }
+TAILS = {
+    f"CVaR {level / 100:g}: gradient {score}": f"cvar_{level}_gradient_{score}"
+    for level in (10, 25)
+    for score in ("error", "cosine")
+}
 PROBLEMS = ("linear-quadratic", "cVAE", "point mass", "rotation", "chain")
 
 
-def table(prefixes: Sequence[str], columns: dict[str, str]) -> str:
-    """Mean over seeds and, in brackets, smallest and largest, one line for each cell of some problems."""
-    rows = [row for prefix in prefixes for row in read() if row["cell"].startswith(prefix)]
+def table(prefixes: Sequence[str], columns: dict[str, str], having: str = "return_error") -> str:
+    """Mean over seeds and, in brackets, smallest and largest, one line for each cell of some problems with a score."""
+    rows = [row for prefix in prefixes for row in read() if row["cell"].startswith(prefix) and row.get(having)]
     lines = ["| problem / method | seeds | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     for name in [name for name in cells() if name in {row["cell"] for row in rows}]:
         mine = [row for row in rows if row["cell"] == name]
         # On the chain the true mean gradient is 0, and an error relative to it means nothing.
         blank = ("gradient_error", "conditional_gradient_error") if name.startswith("chain") else ()
         entries = [
-            entry([float(row[column]) for row in mine if row[column] and column not in blank])
+            entry([float(row[column]) for row in mine if row.get(column) and column not in blank])
             for column in columns.values()
         ]
         lines.append(f"| {name} | {len(mine)} | " + " | ".join(entries) + " |")
@@ -186,6 +192,7 @@ def tables() -> dict[str, str]:
     """The README's tables by name."""
     return {
         "ground truth": table(PROBLEMS, SHOWN),
+        "tails": table(PROBLEMS, TAILS, having="cvar_10_gradient_error"),
         "critics": table(("critic",), {**SHOWN, "CPU seconds": "cpu_seconds"}),
     }
 

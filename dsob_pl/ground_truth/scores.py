@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from dsob_pl.risk import CVaR
+
 _ENERGY_SAMPLES = 512
 _DECILES = 10
 _FOLDS = 5
+_TAILS = (0.1, 0.25)
 # Spread below this fraction of the spread over rows is none; so is any that rounding of the values can explain.
 _LEAST_SPREAD, _ROUNDING = 1e-3, 1e-6
 
@@ -31,6 +34,10 @@ def scores(learned: Tensor, true: Tensor, state_size: int, state: bool = False) 
     gradient_spread              the same, summed over the action gradient's components as well
     energy_distance              of ``[G, dG/da]``, each component in the truth's units, averaged over rows
     conditional_gradient_error   relative RMS error of E[dG/da | decile of G], each law having its own deciles
+    cvar_10_gradient_error       relative RMS error of the gradient of CVaR_0.1, E[dG/da | lowest tenth of G]
+    cvar_10_gradient_cosine      cosine of the two, averaged over rows
+    cvar_25_gradient_error       both for CVaR_0.25
+    cvar_25_gradient_cosine
     ===========================  ====================================================================================
 
     With ``state``, for dG/ds: ``state_gradient_error``, ``state_gradient_cosine``, ``state_gradient_spread``,
@@ -67,6 +74,7 @@ def scores(learned: Tensor, true: Tensor, state_size: int, state: bool = False) 
         "return_error": mean_error.clamp_min(0).sqrt() / unit[0],
         "return_spread": _spread_ratio(learned, true, unit, returns),
         **_gradient_scores(learned, true, unit, action, ""),
+        **_tail_scores(learned, true, action),
     }
     joint = [0, *range(1 + state_size, true.shape[-1])]
     result["energy_distance"] = energy_distance(learned[..., joint], true[..., joint], unit[joint])
@@ -89,6 +97,19 @@ def _gradient_scores(learned: Tensor, true: Tensor, unit: Tensor, part: slice, p
         f"{prefix}gradient_spread": _spread_ratio(learned, true, unit, part),
         f"{prefix}conditional_gradient_error": relative_error(*conditional),
     }
+
+
+def _tail_scores(learned: Tensor, true: Tensor, part: slice) -> dict[str, Tensor]:
+    """Error and cosine of the gradient of CVaR, the components ``part`` being the gradient."""
+    result = {}
+    for alpha in _TAILS:
+        (mean, variance), (true_mean, true_variance) = (tail_means(x, part, alpha) for x in (learned, true))
+        cosine = cosine_similarity(mean, true_mean, -1)
+        cosine = torch.where((mean == true_mean).all(-1), 1.0, cosine)
+        name = f"cvar_{alpha * 100:.0f}_gradient"
+        result[f"{name}_error"] = relative_error(mean, variance, true_mean, true_variance)
+        result[f"{name}_cosine"] = cosine.mean()
+    return result
 
 
 def units(true: Tensor) -> Tensor:
@@ -188,6 +209,26 @@ def conditional_means(samples: Tensor, part: slice) -> tuple[Tensor, Tensor]:
     """
     folds = min(_FOLDS, samples.shape[1])
     means = torch.stack([_decile_means(samples[:, fold::folds], part) for fold in range(folds)], 1)
+    return means.mean(1), _variance(means) / folds
+
+
+def tail_means(samples: Tensor, part: slice, alpha: float) -> tuple[Tensor, Tensor]:
+    """``E[x | G in its lowest alpha]`` for the components x in ``part``, and the sampling variance of these means.
+
+    Of the gradient this is the gradient of CVaR (Tamar et al., 2015). Folds as in :func:`conditional_means`.
+
+    Args:
+        samples: ``[R, K, D]`` with G in component 0. With K = 1 the variance is 0.
+        part: components.
+        alpha: part of the outcomes.
+
+    Returns:
+        ``[R, D']`` each.
+    """
+    folds = min(_FOLDS, samples.shape[1])
+    measure = CVaR(alpha)
+    own = [samples[:, fold::folds] for fold in range(folds)]
+    means = torch.stack([(measure.weights(x[..., 0]).unsqueeze(-1) * x[..., part]).sum(1) for x in own], 1)
     return means.mean(1), _variance(means) / folds
 
 

@@ -54,7 +54,8 @@ def test_metrics_config_and_tags_read_back_through_the_client(finished: Finished
         config = yaml.safe_load(Path(run.info.artifact_uri, "config.yaml").read_text())
         assert config["data"]["batch_size"] == 4
         assert config["trainer"]["max_steps"] == 60
-        assert {a.path for a in client.list_artifacts(run.info.run_id)} == {"checkpoints", "config.yaml"}
+        assert {a.path for a in client.list_artifacts(run.info.run_id)} == {"checkpoints", "config.yaml", "figures"}
+        assert [a.path for a in client.list_artifacts(run.info.run_id, "figures")] == ["figures/calibration.png"]
         paths = {a.path for a in client.list_artifacts(run.info.run_id, "checkpoints")}
         assert paths == {f"checkpoints/{name}" for name in ("best.ckpt", "last.ckpt", "previous.ckpt", "replay")}
 

@@ -33,8 +33,9 @@ data: {warmup_steps: 100, batch_size: 8, updates_per_step: 2, capacity: 1000}
 """
 STEPS = [105, 110, 112]
 RETURN = {"return_error", "return_spread", "energy_distance"}
-ACTION = {"gradient_error", "gradient_cosine", "gradient_spread", "conditional_gradient_error"}
-STATE = {f"state_{name}" for name in ACTION} | {"state_energy_distance"}
+STATE = {"gradient_error", "gradient_cosine", "gradient_spread", "conditional_gradient_error"}
+ACTION = STATE | {f"cvar_{level}_gradient_{score}" for level in (10, 25) for score in ("error", "cosine")}
+STATE = {f"state_{name}" for name in STATE} | {"state_energy_distance"}
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from dsob_pl.ground_truth import scores
-from dsob_pl.ground_truth.scores import _mean, _squared_error, conditional_means, energy_distance, relative_error, units
+from dsob_pl.ground_truth.scores import (
+    _mean,
+    _squared_error,
+    conditional_means,
+    energy_distance,
+    relative_error,
+    tail_means,
+    units,
+)
 
 ACTION = slice(1, 2)
 
@@ -43,6 +51,8 @@ def test_hand_computed_scores():
         "gradient_cosine": (1 - 1) / 2,
         "gradient_spread": math.sqrt(2 / 4),
         "conditional_gradient_error": math.sqrt(10 / 3),  # every fold is one sample, which fills all ten deciles
+        **{f"cvar_{level}_gradient_error": math.sqrt(10 / 3) for level in (10, 25)},  # and all of the tail, too
+        **{f"cvar_{level}_gradient_cosine": 0.0 for level in (10, 25)},
         "energy_distance": (2 * 3 - 2 - 2 + 2 * math.sqrt(5) - 2) / 2,
         "state_gradient_error": 1.0,
         "state_gradient_cosine": 1.0,
@@ -92,8 +102,10 @@ def test_conditional_errors_are_zero_on_average_for_equal_laws(learned, true, sl
 def test_equal_laws_score_well():
     result = scores(gaussian(16, 800, 0.7) + 1, gaussian(16, 1500, 0.7) + 1, 0)
     zero = {"return_error", "gradient_error", "conditional_gradient_error", "energy_distance"}
+    # A tenth of 800 samples, and the tail's mean is -0.2, with noise of 0.08: worth no more than its order.
+    tails = {name: (0.0, 0.3) for name in result if name.startswith("cvar") and name.endswith("error")}
     for name, value in result.items():
-        target, tolerance = (0.0, 0.06) if name in zero else (1.0, 0.03)
+        target, tolerance = tails.get(name, (0.0, 0.06) if name in zero else (1.0, 0.03))
         assert abs(value.item() - target) < tolerance, name
 
 
@@ -155,6 +167,29 @@ def test_conditional_means_of_a_linear_gaussian_law():
     torch.testing.assert_close(mean.mean(0)[:, 0], exact, atol=0.02, rtol=0.0)
     # Rows are repetitions.
     torch.testing.assert_close(variance.mean(0), mean.var(0), rtol=0.3, atol=0.0)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.25])
+def test_the_gradient_of_cvar_of_a_linear_gaussian_law(alpha):
+    mean, variance = tail_means(gaussian(800, 1000, 0.8), ACTION, alpha)
+    exact = -0.8 * stats.norm.pdf(stats.norm.ppf(alpha)) / alpha  # slope E[G | G below its quantile]
+    assert mean.mean().item() == pytest.approx(exact, abs=0.02)
+    torch.testing.assert_close(variance.mean(0), mean.var(0), rtol=0.3, atol=0.0)
+
+
+def test_gradients_that_are_paired_with_other_returns_have_a_wrong_tail_and_the_right_mean():
+    true, learned = gaussian(64, 2000, 0.8), gaussian(64, 2000, 0.8)
+    true[..., 1] += 0.5
+    learned[..., 1] += 0.5
+    shuffled = torch.stack([learned[..., 0], learned[:, torch.randperm(2000), 1]], -1)
+    paired, wrong = scores(learned, true, 0), scores(shuffled, true, 0)
+    # The truth is 0.5 - 0.8 * 1.755 = -0.90 at 0.1 and 0.5 - 0.8 * 1.271 = -0.52 at 0.25; of the other both are 0.5.
+    for level, error in ((10, 1.55), (25, 1.97)):
+        assert paired[f"cvar_{level}_gradient_error"] < 0.1
+        assert paired[f"cvar_{level}_gradient_cosine"] > 0.99  # of numbers: the signs
+        assert wrong[f"cvar_{level}_gradient_error"].item() == pytest.approx(error, abs=0.1)
+        assert wrong[f"cvar_{level}_gradient_cosine"] < -0.99
+    assert wrong["gradient_error"] == paired["gradient_error"] < 0.1
 
 
 def test_samples_on_the_border_belong_to_both_deciles():
