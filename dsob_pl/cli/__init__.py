@@ -21,6 +21,8 @@ commands:
   test      the same as validate, under Lightning's other name
   evaluate  return statistics of a run's policy, a video of it:
                                  python -m dsob_pl evaluate --run RUN_ID --video out.mp4
+  explain   draw one episode with the law of the return that the agent predicted at every step:
+                                 python -m dsob_pl explain --run RUN_ID --episode SEED
   sweep     run every cell of a suite, each once:
                                  python -m dsob_pl sweep --config conf/suite/quick.yaml
   report    compare the methods of a suite, with intervals:
@@ -36,7 +38,7 @@ Exit codes: 0 done, 1 doctor found a problem, 2 bad input, 3 the run failed, 130
 Set DSOB_PL_TRACEBACK=1 to see where an error came from."""
 
 TRAINER_COMMANDS = ("fit", "validate", "test")
-COMMANDS = (*TRAINER_COMMANDS, "evaluate", "sweep", "report", "tracking", "doctor")
+COMMANDS = (*TRAINER_COMMANDS, "evaluate", "explain", "sweep", "report", "tracking", "doctor")
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -75,6 +77,10 @@ def _dispatch(arguments: list[str]) -> int:
         from dsob_pl.cli.evaluate import evaluate
 
         return evaluate(rest)
+    if command == "explain":
+        from dsob_pl.cli.explain import explain
+
+        return explain(rest)
     if command == "sweep":
         from dsob_pl.cli.sweep import sweep
 

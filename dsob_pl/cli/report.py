@@ -48,7 +48,7 @@ def report(arguments: list[str]) -> int:
     from dsob_pl.analysis.comparison import compare
 
     out = Path(options.out)
-    _check_folder(out)
+    check_folder(out)
     results = _read(options)
     there = _AGAINST if _AGAINST in set(results.cells["method"]) else None
     comparison = compare(results, options.against or there)
@@ -69,7 +69,8 @@ def _read(options: argparse.Namespace) -> Results:
     return results.scored_by(options.score or results.score)
 
 
-def _check_folder(out: Path) -> None:
+def check_folder(out: Path) -> None:
+    """Raises UsageError where a folder of results cannot be made or written to."""
     from dsob_pl.tracking.store import check_writable
 
     taken = next((place for place in (out, *out.parents) if place.exists()), Path())

@@ -1,0 +1,167 @@
+"""One episode of a trained agent, with the law of the return that its critics predicted at every step of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from dsob_pl.agents.calibration import probability_integral_transform
+from dsob_pl.envs import reset_environment, step_environment
+from dsob_pl.errors import UsageError
+
+if TYPE_CHECKING:
+    from gymnasium import Env
+
+LEVELS = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
+LONGEST = 5000  # steps that are shown
+_ALPHA = 0.1
+_KEPT, _FIELDS, _GRID = (
+    60,
+    40,
+    9,
+)  # samples of a step for its histogram, steps with a field, actions along an axis of it
+
+
+class Field(NamedTuple):
+    """The law of the return over all actions of two dimensions, at F steps of an episode.
+
+    Attributes:
+        steps: ``[F]`` which steps.
+        axis: ``[9]`` the grid's actions along either axis.
+        mean: ``[F, 9, 9]`` mean return, first axis the first action component.
+        gradient: ``[F, 9, 9, 2]`` mean dG/da.
+        cvar_gradient: ``[F, 9, 9, 2]`` gradient of CVaR at 0.1.
+    """
+
+    steps: np.ndarray
+    axis: np.ndarray
+    mean: np.ndarray
+    gradient: np.ndarray
+    cvar_gradient: np.ndarray
+
+
+class ExplainedEpisode(NamedTuple):
+    """T steps; returns in units of reward.
+
+    Attributes:
+        actions: ``[T, A]``.
+        rewards: ``[T]``.
+        realised: ``[T]`` discounted return from each step on; of an episode that was cut off with the mean predicted
+            return at its last state as the rest.
+        rest: ``[T]`` how much of ``realised`` is not seen but predicted, as a discount factor; 0 where it terminated.
+        quantiles: ``[T, 7]`` of the predicted law, at ``LEVELS``.
+        mean: ``[T]`` of the predicted law.
+        cvar: ``[T]`` CVaR of it at 0.1.
+        disagreement: ``[T]`` Wasserstein-1 distance of the critics' laws.
+        samples: ``[T, 60]`` of the predicted law.
+        gradient: ``[T, A]`` mean dG/da at the chosen action.
+        gradient_low, gradient_high: ``[T, A]`` its 10 % and 90 % quantiles.
+        places: ``[T]`` PIT of ``realised``.
+        terminated: whether it ended, else it was cut off.
+        field: None unless actions have two components.
+    """
+
+    actions: np.ndarray
+    rewards: np.ndarray
+    realised: np.ndarray
+    rest: np.ndarray
+    quantiles: np.ndarray
+    mean: np.ndarray
+    cvar: np.ndarray
+    disagreement: np.ndarray
+    samples: np.ndarray
+    gradient: np.ndarray
+    gradient_low: np.ndarray
+    gradient_high: np.ndarray
+    places: np.ndarray
+    terminated: bool
+    field: Field | None
+
+
+def explain_episode(agent: Any, env: Env, seed: int, samples: int) -> ExplainedEpisode:
+    """Plays one episode and looks at what the agent predicted at each of its steps.
+
+    Args:
+        agent: with a critic of samples.
+        env: of ``make_env``.
+        seed: of its reset.
+        samples: of each critic and step.
+
+    Raises:
+        UsageError: a deterministic critic, or an episode of more than 5,000 steps.
+    """
+    observations, actions, rewards, terminated = _play(agent, env, seed)
+    law = agent.value_distribution(observations[:-1], actions, samples)
+    last = agent.value_distribution(observations[-1], agent.act(torch.as_tensor(observations[-1])), samples)
+    steps, gamma = len(rewards), float(agent.gamma)
+    to_go = np.zeros(steps + 1)
+    to_go[-1] = 0.0 if terminated else float(last.returns.mean())
+    for t in reversed(range(steps)):
+        to_go[t] = rewards[t] + gamma * to_go[t + 1]
+    pooled = law.returns.movedim(0, -1).flatten(1)
+    gradients = law.action_gradients.movedim(0, 1).flatten(1, 2)
+    spread = gradients.quantile(torch.tensor([0.1, 0.9]), dim=1).numpy()
+    rest = np.zeros(steps) if terminated else gamma ** np.arange(steps, 0, -1)
+    realised = to_go[:-1]
+    places = probability_integral_transform(pooled, torch.as_tensor(realised, dtype=pooled.dtype))
+    return ExplainedEpisode(
+        actions=actions,
+        rewards=rewards,
+        realised=realised,
+        rest=rest,
+        quantiles=law.quantile(LEVELS).numpy(),
+        mean=pooled.mean(-1).numpy(),
+        cvar=law.cvar(_ALPHA).numpy(),
+        disagreement=law.disagreement.numpy(),
+        samples=pooled[:, torch.linspace(0, pooled.shape[1] - 1, min(_KEPT, pooled.shape[1])).long()].numpy(),
+        gradient=gradients.mean(1).numpy(),
+        gradient_low=spread[0],
+        gradient_high=spread[1],
+        places=places.numpy(),
+        terminated=terminated,
+        field=_field(agent, observations[:-1], samples) if actions.shape[1] == 2 else None,
+    )
+
+
+def _play(agent: Any, env: Env, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
+    """Observations ``[T+1, S]``, actions ``[T, A]`` and rewards ``[T]`` of an episode, and whether it terminated."""
+    observations = [reset_environment(env, seed, 0)]
+    actions: list[np.ndarray] = []
+    rewards: list[float] = []
+    over = terminated = False
+    while not over:
+        action = agent.act(torch.as_tensor(observations[-1], dtype=torch.float32)).cpu().numpy()
+        observation, reward, terminated, truncated = step_environment(env, action, len(rewards) + 1)
+        observations.append(observation)
+        actions.append(action)
+        rewards.append(float(reward))
+        over = terminated or truncated
+        if len(rewards) > LONGEST:
+            raise UsageError(f"explain: the episode has more than {LONGEST:,} steps; limit them by --max_steps")
+    return np.stack(observations), np.stack(actions), np.array(rewards), bool(terminated)
+
+
+def _field(agent: Any, observations: np.ndarray, samples: int) -> Field:
+    """What the critics predict of a grid of actions, at evenly spaced steps."""
+    from dsob_pl.risk import CVaR
+
+    steps = np.unique(np.linspace(0, len(observations) - 1, min(_FIELDS, len(observations))).astype(int))
+    axis = torch.linspace(-1, 1, _GRID)
+    grid = torch.cartesian_prod(axis, axis)
+    count = max(1, min(samples, 64))
+    mean, gradient, cvar = [], [], []
+    for step in steps:  # one at a time: memory is that of 81 actions
+        law = agent.value_distribution(observations[step], grid, count)
+        mean.append(law.returns.mean((0, -1)))
+        gradient.append(law.action_gradients.mean((0, -2)))
+        cvar.append(law.risk_gradient(CVaR(_ALPHA)))
+    shape = (len(steps), _GRID, _GRID)
+    return Field(
+        steps,
+        axis.numpy(),
+        torch.stack(mean).reshape(shape).numpy(),
+        torch.stack(gradient).reshape(*shape, 2).numpy(),
+        torch.stack(cvar).reshape(*shape, 2).numpy(),
+    )
