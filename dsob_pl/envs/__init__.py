@@ -1,8 +1,17 @@
 """Environments: the factory for gymnasium ids, noise, evaluation episodes, videos, and problems with known dynamics."""
 
 from dsob_pl.envs.factory import make_env
-from dsob_pl.envs.noise import ActionNoise, DynamicsNoise, Noise, ObservationNoise, RewardNoise, state_spread
+from dsob_pl.envs.noise import (
+    ActionNoise,
+    DynamicsNoise,
+    Noise,
+    ObservationNoise,
+    RandomPushes,
+    RewardNoise,
+    state_spread,
+)
 from dsob_pl.envs.problems import (
+    Cliff,
     Jack,
     LinearQuadratic,
     Outcome,
@@ -37,6 +46,7 @@ from dsob_pl.envs.visits import VisitRecorder, Visits
 __all__ = [
     "ActionNoise",
     "CannotSave",
+    "Cliff",
     "DynamicsNoise",
     "EnvironmentFailed",
     "EnvironmentRows",
@@ -51,6 +61,7 @@ __all__ = [
     "PointMass",
     "Problem",
     "ProblemEnv",
+    "RandomPushes",
     "RewardChain",
     "RewardNoise",
     "Rotation",

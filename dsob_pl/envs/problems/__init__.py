@@ -1,6 +1,7 @@
 """Problems with known differentiable stochastic dynamics, and the gymnasium environments over the same equations."""
 
 from dsob_pl.envs.problems.base import Outcome, Problem
+from dsob_pl.envs.problems.cliff import Cliff
 from dsob_pl.envs.problems.environment import ProblemEnv, register_problems
 from dsob_pl.envs.problems.jack import Jack
 from dsob_pl.envs.problems.linear_quadratic import LinearQuadratic, LinearQuadraticReturn
@@ -12,6 +13,7 @@ from dsob_pl.envs.problems.rotation import Rotation
 from dsob_pl.envs.problems.summit import Summit
 
 __all__ = [
+    "Cliff",
     "Jack",
     "LinearQuadratic",
     "LinearQuadraticReturn",

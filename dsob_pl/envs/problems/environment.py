@@ -12,6 +12,7 @@ from gymnasium.spaces import Box
 
 from dsob_pl.envs.problems.arguments import tensor
 from dsob_pl.envs.problems.base import Problem
+from dsob_pl.envs.problems.cliff import Cliff
 from dsob_pl.envs.problems.jack import Jack
 from dsob_pl.envs.problems.linear_quadratic import LinearQuadratic
 from dsob_pl.envs.problems.point_mass import PointMass
@@ -20,9 +21,17 @@ from dsob_pl.envs.problems.rotation import Rotation
 from dsob_pl.envs.problems.summit import Summit
 from dsob_pl.errors import UsageError, nearest
 
-_CLASSES = (Jack, LinearQuadratic, PointMass, RewardChain, Rotation, Summit)
+_CLASSES = (Cliff, Jack, LinearQuadratic, PointMass, RewardChain, Rotation, Summit)
 _PROBLEMS: dict[str, type[Problem]] = {c.__name__: c for c in _CLASSES}
-_STEPS = {"Jack": 10, "LinearQuadratic": 20, "PointMass": 30, "RewardChain": 20, "Rotation": 20, "Summit": 30}
+_STEPS = {
+    "Cliff": 30,
+    "Jack": 10,
+    "LinearQuadratic": 20,
+    "PointMass": 30,
+    "RewardChain": 20,
+    "Rotation": 20,
+    "Summit": 30,
+}
 
 
 class ProblemEnv(gymnasium.Env[np.ndarray, np.ndarray]):
