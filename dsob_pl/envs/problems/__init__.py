@@ -9,6 +9,7 @@ from dsob_pl.envs.problems.optimum import Plan, normalized_score, plan, referenc
 from dsob_pl.envs.problems.planar import PlanarProblem
 from dsob_pl.envs.problems.point_mass import PointMass
 from dsob_pl.envs.problems.reward_chain import RewardChain
+from dsob_pl.envs.problems.risk_optimum import RiskPlan, lower_cvar, play, risk_plan
 from dsob_pl.envs.problems.rotation import Rotation
 from dsob_pl.envs.problems.summit import Summit
 
@@ -24,11 +25,15 @@ __all__ = [
     "Problem",
     "ProblemEnv",
     "RewardChain",
+    "RiskPlan",
     "Rotation",
     "Summit",
+    "lower_cvar",
     "normalized_score",
     "plan",
+    "play",
     "reference",
     "register_problems",
+    "risk_plan",
     "score_of",
 ]

@@ -1,4 +1,4 @@
-"""CLIFF: the short way past a cliff pays the larger mean, the long one the larger CVaR, since gusts blow off the edge."""
+"""CLIFF: under gusts, the short way past a cliff has the larger mean return and the long one the larger CVaR."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from dsob_pl.envs.problems.planar import (
 
 
 class Cliff(PlanarProblem):
-    """``y = p + step_size a``, ``p' = y - gust_now gust B(y) across + noise eps``, paid ``goal(p') - depth fall(p')``.
+    """``y = p + step_size a``, ``p' = y - hit gust B(y) across + noise eps``, paid ``goal(p') - depth fall(p')``.
 
     Positions are also told by u, their distance ``along`` the diagonal (1, 1) from start to goal, and by v, that
-    ``across`` it, the direction (-1, 1). Actions are limited along the axes, so that the straight way from start to goal
-    is the one short way: each unit across costs one along.
+    ``across`` it, the direction (-1, 1). Actions are limited along the axes, so that the straight way from start to
+    goal is the one short way: each unit across costs one along.
 
     - ``B(p) = exp(-u^2 / (2 width^2))`` is the gap in the middle, where gusts blow and the ground ends.
-    - With probability ``gust_probability`` a step is hit by a gust, drawn apart from position and action: with the noise
-      held fixed it is a constant. It throws a mass in the gap by ``gust`` towards negative v.
+    - With probability ``gust_probability`` a step is hit by a gust, drawn apart from position and action: with the
+      noise held fixed it is a constant. It throws a mass in the gap by ``gust`` towards negative v.
     - ``fall(p) = B(p) sigmoid(-(v + edge) / softness)``: beyond the edge each step costs up to ``depth``.
     - ``goal(p) = 1 / (1 + |p - g|^2 / goal_width^2)``, which has a slope everywhere.
 

@@ -43,7 +43,7 @@ class Plan(NamedTuple):
         axis = torch.linspace(-1, 1, actions, dtype=torch.float64)
         lattice = torch.cartesian_prod(axis, axis)
         moved = s.double().unsqueeze(1) + self.step_size * lattice
-        values = _at(self.moved_values[step, None], moved, self.reach)[0]
+        values = at_points(self.moved_values[step, None], moved, self.reach)[0]
         return lattice[values.argmax(-1)].to(s.dtype)
 
 
@@ -96,9 +96,9 @@ def plan(
     values = torch.zeros(2, *size, dtype=torch.float64)  # of the best policy and of staying put
     moved_values = torch.zeros(steps, *size, dtype=torch.float64)
     for t in reversed(range(steps)):
-        moved = (paid + (carried * _at(values, reached, reach)).sum(-1)).view(2, *size)
+        moved = (paid + (carried * at_points(values, reached, reach)).sum(-1)).view(2, *size)
         moved_values[t] = moved[0]
-        finer = _at(moved[:1], fine, reach).view(1, 1, size[0] * _FINER - _FINER + 1, -1)
+        finer = at_points(moved[:1], fine, reach).view(1, 1, size[0] * _FINER - _FINER + 1, -1)
         # The maximum over a square is that over its rows and then over its columns.
         window = per_step * _FINER
         best = max_pool2d(finer, (2 * window + 1, 1), (_FINER, 1), (window, 0))
@@ -107,7 +107,7 @@ def plan(
 
     uniform = torch.special.ndtri((torch.arange(_FIRST, dtype=torch.float64) + 0.5) / _FIRST)
     first = problem.initial_state(torch.cartesian_prod(uniform, uniform))
-    optimum, staying_put = _at(values, first.view(1, -1, 2), reach).mean((1, 2)).tolist()
+    optimum, staying_put = at_points(values, first.view(1, -1, 2), reach).mean((1, 2)).tolist()
     return Plan(optimum, staying_put, moved_values, reach, problem.step_size)
 
 
@@ -146,7 +146,7 @@ def score_of(discounted_return: float, found: Plan) -> float:
     return (discounted_return - found.staying_put) / (found.optimum - found.staying_put)
 
 
-def _at(values: Tensor, points: Tensor, reach: float) -> Tensor:
+def at_points(values: Tensor, points: Tensor, reach: float) -> Tensor:
     """Bicubic interpolation of ``values [C, G, G]`` at ``points [P, Q, 2]``, the border's beyond it: ``[C, P, Q]``."""
     # grid_sample wants the last axis of the values first
     where = (points / reach).flip(-1).unsqueeze(0)
