@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 
 from dsob_pl.envs import (
+    Cliff,
     Jack,
     LinearQuadratic,
+    MultiplicativeLinearQuadratic,
     PlanarProblem,
     PointMass,
     Problem,
@@ -31,8 +33,10 @@ from dsob_pl.envs import (
 from dsob_pl.errors import UsageError
 
 ENVIRONMENTS = {
+    "dsob_pl/Cliff-v0": (Cliff, {"gust": 0.5}, 30),
     "dsob_pl/Jack-v0": (Jack, {"rarity": 3}, 10),
     "dsob_pl/LinearQuadratic-v0": (LinearQuadratic, {"noise": [0.3, 0.1]}, 20),
+    "dsob_pl/MultiplicativeLinearQuadratic-v0": (MultiplicativeLinearQuadratic, {"noise": [0.3, 0.1]}, 20),
     "dsob_pl/PointMass-v0": (PointMass, {"locations": 3, "draw": "end"}, 30),
     "dsob_pl/Rotation-v0": (Rotation, {"rho": 1.15}, 20),
     "dsob_pl/RewardChain-v0": (RewardChain, {"action_size": 3}, 20),
@@ -42,6 +46,9 @@ NAMES = sorted(ENVIRONMENTS)
 PROBLEMS = [
     LinearQuadratic(),
     LinearQuadratic(A=[[0.5]], B=[[1.0, 2.0]], noise=0.0),
+    MultiplicativeLinearQuadratic(),
+    MultiplicativeLinearQuadratic(A=[[0.5]], B=[[1.0, 2.0]], D=[[0.3, 0.1]]),
+    Cliff(),
     PointMass(),
     PointMass(locations=1, draw="end"),
     Rotation(),
@@ -224,7 +231,7 @@ def test_inferred_noise_repeats_the_step(problem: Problem) -> None:
     s, a, eps = (torch.randn(9, n).double() for n in (exact.observation_size, exact.action_size, exact.noise_size))
     outcome = exact(s, a, eps)
     inferred = exact.infer_noise(s, a, outcome.r, outcome.s_next)
-    if isinstance(problem, PlanarProblem | RewardChain):
+    if isinstance(problem, MultiplicativeLinearQuadratic | PlanarProblem | RewardChain):
         assert inferred is None
         return
     silent = isinstance(problem, LinearQuadratic) and bool((problem.noise == 0).any())
@@ -266,6 +273,7 @@ BAD = [
     ("PointMass", {"spread": math.nan}, ["PointMass.spread", "nan"]),
     ("PointMass", {"step_size": math.inf}, ["PointMass.step_size", "inf"]),
     ("PointMass", {"widht": 1.0}, ["'widht' is not an argument of PointMass", "did you mean 'width'?"]),
+    ("Cliff", {"gst": 0.0}, ["'gst' is not an argument of Cliff", "did you mean 'gust'?"]),
     ("Rotation", {"rho": -0.1}, ["Rotation.rho", "at least 0"]),
     ("Rotation", {"phi": "right"}, ["Rotation.phi", "'right'"]),
     ("Rotation", {"action_gain": math.nan}, ["Rotation.action_gain", "nan"]),

@@ -5,6 +5,7 @@ from dsob_pl.envs.problems.cliff import Cliff
 from dsob_pl.envs.problems.environment import ProblemEnv, register_problems
 from dsob_pl.envs.problems.jack import Jack
 from dsob_pl.envs.problems.linear_quadratic import LinearQuadratic, LinearQuadraticReturn
+from dsob_pl.envs.problems.multiplicative import MultiplicativeLinearQuadratic, MultiplicativeReturn
 from dsob_pl.envs.problems.optimum import Plan, normalized_score, plan, reference, score_of
 from dsob_pl.envs.problems.planar import PlanarProblem
 from dsob_pl.envs.problems.point_mass import PointMass
@@ -18,6 +19,8 @@ __all__ = [
     "Jack",
     "LinearQuadratic",
     "LinearQuadraticReturn",
+    "MultiplicativeLinearQuadratic",
+    "MultiplicativeReturn",
     "Outcome",
     "Plan",
     "PlanarProblem",

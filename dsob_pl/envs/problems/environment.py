@@ -15,18 +15,20 @@ from dsob_pl.envs.problems.base import Problem
 from dsob_pl.envs.problems.cliff import Cliff
 from dsob_pl.envs.problems.jack import Jack
 from dsob_pl.envs.problems.linear_quadratic import LinearQuadratic
+from dsob_pl.envs.problems.multiplicative import MultiplicativeLinearQuadratic
 from dsob_pl.envs.problems.point_mass import PointMass
 from dsob_pl.envs.problems.reward_chain import RewardChain
 from dsob_pl.envs.problems.rotation import Rotation
 from dsob_pl.envs.problems.summit import Summit
 from dsob_pl.errors import UsageError, nearest
 
-_CLASSES = (Cliff, Jack, LinearQuadratic, PointMass, RewardChain, Rotation, Summit)
+_CLASSES = (Cliff, Jack, LinearQuadratic, MultiplicativeLinearQuadratic, PointMass, RewardChain, Rotation, Summit)
 _PROBLEMS: dict[str, type[Problem]] = {c.__name__: c for c in _CLASSES}
 _STEPS = {
     "Cliff": 30,
     "Jack": 10,
     "LinearQuadratic": 20,
+    "MultiplicativeLinearQuadratic": 20,
     "PointMass": 30,
     "RewardChain": 20,
     "Rotation": 20,

@@ -82,10 +82,12 @@ class LawLattice:
         self.at_reached = [self.interpolation(points) for points in reached]
         self.at_fine = self.interpolation(self.fine)
         self.paid = r - self.present  # [Q, P]; what is paid for the position before a step is added behind it
-        # Where the mean is worst, and one bad step less. Returns below are rare, and what W misses there is small.
+        # Where the mean is worst, and one bad step less, or what every step paying the least makes, if that is more.
+        # Returns below are rare, and what W misses there is small.
         worst = plan(problem, gamma, steps, resolution, order).moved_values[0].min() + self.present.min()
-        self.low = min(float(worst - (r.max() - r.min())), 0.0)
-        self.high = max(float(r.max()), 0.0) * sum(gamma**t for t in range(steps)) + 0.1
+        discounts = sum(gamma**t for t in range(steps))
+        self.low = min(max(float(worst - (r.max() - r.min())), float(r.min()) * discounts), 0.0) - 0.1
+        self.high = max(float(r.max()), 0.0) * discounts + 0.1
         self.budgets = torch.linspace(self.low, self.high, budgets, dtype=torch.float64)
 
     def moved(self, law: Tensor, discount: float) -> Tensor:
@@ -143,11 +145,13 @@ class LawLattice:
 
     def best_value(self, score: Tensor) -> Tensor:
         """The largest scores within one action: ``[P, K] -> [P, K]``."""
-        finer = self.at_fine(score).T.reshape(1, score.shape[1], (self.side - 1) * _FINER + 1, -1)
-        # The maximum over a square is that over its rows and then over its columns.
-        window = self.per_step * _FINER
-        best = max_pool2d(finer, (2 * window + 1, 1), (_FINER, 1), (window, 0))
-        return max_pool2d(best, (1, 2 * window + 1), (1, _FINER), (0, window)).flatten(2)[0].T.contiguous()
+        window, best = self.per_step * _FINER, []
+        for some in score.split(100, 1):  # the finer lattice of all of them would be large
+            finer = self.at_fine(some).T.reshape(1, some.shape[1], (self.side - 1) * _FINER + 1, -1)
+            # The maximum over a square is that over its rows and then over its columns.
+            finer = max_pool2d(finer, (2 * window + 1, 1), (_FINER, 1), (window, 0))
+            best.append(max_pool2d(finer, (1, 2 * window + 1), (1, _FINER), (0, window)).flatten(2)[0].T)
+        return torch.cat(best, 1)
 
 
 def _linear(x: Tensor) -> Tensor:

@@ -133,7 +133,7 @@ def reference(problem: Problem, gamma: float, limit: int | None) -> Plan:
         UsageError: as ``normalized_score``.
     """
     if not isinstance(problem, PlanarProblem):
-        expected = "expected one in the plane: PointMass, Summit or Jack"
+        expected = "expected one in the plane: PointMass, Summit, Jack or Cliff"
         raise UsageError(f"{type(problem).__name__} has no brute-force optimum; {expected}")
     found = plan(problem, gamma, limit)
     if found.optimum - found.staying_put < 1e-6:
