@@ -29,12 +29,14 @@ class StopOnSignal(L.Callback):
         self._before: dict[int, Any] = {}
         self._requeue: dict[int, Any] = {}  # Lightning's own handlers
         self._received: list[int] = []
+        self._trainer: L.Trainer | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Takes over the signals; from now on the data module asks here before each step."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if threading.current_thread() is not threading.main_thread() or not hasattr(data, "between_steps"):
             return
+        self._trainer = trainer
         data.between_steps = self._stop_if_asked
         self._received = []
         for number in _STOPPING:
@@ -70,9 +72,22 @@ class StopOnSignal(L.Callback):
 
     def _stop_if_asked(self) -> None:
         for number in [number for number in self._received if number in self._requeue]:
-            self._requeue[number](number, None)  # saves Lightning's checkpoint, and has the job requeued
+            self._have_requeued(number)
         if self._received:
             raise Interrupted(self._received[0])
+
+    def _have_requeued(self, number: int) -> None:
+        """Saves Lightning's checkpoint, and has the job requeued."""
+        assert self._trainer is not None
+        loop = self._trainer.fit_loop.epoch_loop
+        # A run that goes on from a step after which it evaluated counts that step: Lightning expects the checkpoint to
+        # be of the evaluation, which comes before the count.
+        evaluated = int(loop._should_check_val_fx(self._trainer.fit_loop._data_fetcher))  # type: ignore[arg-type]
+        loop._batches_that_stepped -= evaluated
+        try:
+            self._requeue[number](number, None)
+        finally:
+            loop._batches_that_stepped += evaluated
 
     def _give_back(self) -> None:
         for number, handler in self._before.items():
