@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,8 @@ data:
   holdout_fraction: 0.3
 """
 # Writes every file in small pieces with a pause before each, so that a kill hits the writing, too.
-SLOW = """
-import sys, time
+SLOW_WRITES = """
+import time
 import dsob_pl.files as files
 
 def write(file, data):
@@ -58,6 +59,9 @@ def write(file, data):
         time.sleep(0.02)
 
 files.write = write
+"""
+MAIN = """
+import sys
 from dsob_pl.cli import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -71,20 +75,26 @@ def environment() -> dict[str, str]:
     return {**own, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
+def write_config(folder: Path, steps: int, interval: int) -> None:
+    """Writes base.yaml into ``folder``, which is made where it is not there yet."""
+    folder.mkdir(exist_ok=True)
+    (folder / "base.yaml").write_text(CONFIG % {"steps": steps, "interval": interval, "env": "Walker2d-v5"})
+
+
 def start(
     folder: Path, *options: str, slow: bool = False, steps: int = 160, interval: int = 20, **more: str
 ) -> subprocess.Popen[str]:
     """A process of ``fit`` in ``folder``, with what it prints in a pipe."""
-    folder.mkdir(exist_ok=True)
-    config = {"steps": steps, "interval": interval, "env": "Walker2d-v5"}
-    (folder / "base.yaml").write_text(CONFIG % config)
-    program = ["-c", SLOW] if slow else ["-m", "dsob_pl"]
+    write_config(folder, steps, interval)
+    program = ["-c", SLOW_WRITES + MAIN] if slow else ["-m", "dsob_pl"]
     words = [sys.executable, *program, "fit", "--config", "base.yaml", *options]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
     return subprocess.Popen(words, cwd=folder, env=environment() | more, text=True, **pipes)
 
 
-def killed(folder: Path, kills: int, seed: int, mean_seconds: float, **config: int) -> int:
+def killed(
+    folder: Path, kills: int, seed: int, mean_seconds: float, start: Callable[..., Any] = start, **config: int
+) -> int:
     """Starts a run and kills it, again and again; of how many of the kills a file was just being written.
 
     One kill of two is at any moment after the first checkpoint, the other at one while files are written.

@@ -6,6 +6,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import pytest
 import torch
+from databases import copy_new_databases
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +19,11 @@ def _one_thread_fixed_seed():
 def _no_tracking_uri(monkeypatch):
     """MLflow puts the uri that it was given into the environment, for processes that come after: other tests' too."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _new_databases_are_copies():
+    copy_new_databases()
 
 
 @pytest.fixture

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from resume_runs import check_same, checkpoint, finish, killed, start, until
+from resume_runs import check_same, checkpoint, finish, killed, start, start_python, until
 
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("straight")
-    finish(start(folder))
+    finish(start_python(folder))
     return folder
 
 
 def test_killed_at_twenty_random_moments(straight: Path, tmp_path: Path) -> None:
-    torn = killed(tmp_path, 20, seed=0, mean_seconds=0.7)
+    torn = killed(tmp_path, 20, seed=0, mean_seconds=0.7, start=start)
     assert torn > 0  # some were killed while they wrote
     finish(start(tmp_path, "--ckpt_path=last"))
     check_same(tmp_path, straight)
@@ -26,7 +26,7 @@ def test_killed_at_twenty_random_moments(straight: Path, tmp_path: Path) -> None
 
 
 def test_many_seeds_killed(tmp_path: Path) -> None:
-    finish(start(tmp_path / "straight", "--seeds=0-1"))
+    finish(start_python(tmp_path / "straight", "--seeds=0-1"))
     cut_off = tmp_path / "cut_off"
     process = start(cut_off, "--seeds=0-1")
     until(lambda: list(cut_off.glob("mlruns/*/*/artifacts/checkpoints/previous.ckpt")))

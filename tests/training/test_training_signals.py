@@ -6,17 +6,21 @@ import os
 import re
 import signal
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from resume_runs import ROOT, check_same, checkpoint, finish, start, statuses, until
+from resume_runs import ROOT, check_same, checkpoint, finish, start, start_python, statuses, until
+
+from dsob_pl.training import BestAndLast
 
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("straight")
-    finish(start(folder))
+    finish(start_python(folder))
     return folder
 
 
@@ -37,12 +41,12 @@ def test_told_to_stop_it_saves_and_says_how_to_go_on(number: int, code: int, str
 def test_a_second_interrupt_stops_at_once(tmp_path: Path) -> None:
     (tmp_path / "slow_env.py").write_text(
         "import time\nfrom gymnasium.envs.classic_control import PendulumEnv\nimport gymnasium\n"
-        "class Slow(PendulumEnv):\n    def step(self, action):\n        time.sleep(30)\n"
+        "class Slow(PendulumEnv):\n    def step(self, action):\n        open('stepping', 'w').close()\n"
+        "        time.sleep(30)\n"
         "gymnasium.register('Slow-v0', Slow, max_episode_steps=20)\n"
     )
     process = start(tmp_path, "--data.env_id=slow_env:Slow-v0", PYTHONPATH=f"{ROOT}:{tmp_path}")
-    until(lambda: (tmp_path / "mlflow.db").exists())
-    time.sleep(3)
+    until(lambda: (tmp_path / "stepping").exists())
     process.send_signal(signal.SIGINT)
     time.sleep(1)
     assert process.poll() is None  # it waits for the step
@@ -55,16 +59,28 @@ def test_a_second_interrupt_stops_at_once(tmp_path: Path) -> None:
     assert statuses(tmp_path) == ["KILLED"]
 
 
-def test_slurm_requeues_between_two_steps_and_the_job_goes_on(straight: Path, tmp_path: Path) -> None:
+def signal_from(hook: str) -> None:
+    """Has this process send itself SIGUSR1 when ``hook`` of the checkpoints is called the second time."""
+    own, calls = getattr(BestAndLast, hook), []
+
+    def called(*arguments: Any) -> None:
+        own(*arguments)
+        calls.append(None)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    setattr(BestAndLast, hook, called)
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_validation_end"])
+def test_slurm_requeues_between_two_steps_and_the_job_goes_on(hook: str, straight: Path, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/scontrol").write_text('#!/bin/sh\necho "$@" >> requeued\n')
     (tmp_path / "bin/scontrol").chmod(0o755)
     slurm = {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "12", "SLURM_LOCALID": "0"}
     slurm |= {"SLURM_NODEID": "0", "SLURM_PROCID": "0", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NODELIST": "here"}
     slurm["PATH"] = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-    process = start(tmp_path, **slurm)
-    until(lambda: list(tmp_path.glob("mlruns/*/*/artifacts/checkpoints/last.ckpt")))
-    process.send_signal(signal.SIGUSR1)
+    process = start(tmp_path, before=partial(signal_from, hook), **slurm)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGUSR1, out
     assert (tmp_path / "requeued").read_text() == "requeue 12\n"
