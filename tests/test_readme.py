@@ -70,7 +70,7 @@ def shown(name):
     return README.split(f"<!-- {name}: begin -->\n")[1].split(f"<!-- {name}: end -->")[0].strip()
 
 
-@pytest.mark.parametrize("name", ["ground truth", "critics"])
+@pytest.mark.parametrize("name", ["ground truth", "critics", "tails"])
 def test_the_tables_of_results_are_those_of_the_recorded_runs(name):
     study = study_of("ground_truth_study")
     assert shown(name) == study.tables()[name]
@@ -102,3 +102,9 @@ def test_intervals_in_the_claims_are_those_of_the_tables():
     found = re.findall(r"-?[\d.]+ \[-?[\d., -]+\]", claims)
     assert len(found) > 8
     assert [text for text in found if text not in tables] == []
+
+
+@pytest.mark.parametrize(("name", "study"), [("cliff", "cliff_study"), ("calibration", "calibration_study")])
+def test_tables_of_risk_are_those_of_their_files(name, study):
+    module = study_of(study)
+    assert shown(name) == module.table(module.read())
