@@ -19,7 +19,7 @@ from dsob_pl.envs import Cliff, Jack, lower_cvar, play, risk_plan
 TABLE = Path(__file__).parent / "results" / "risk_optimum.csv"
 ALPHA, GAMMA, EPISODES = 0.1, 0.9, 20_000
 # Episodes as long as those of the registered environments; JACK's returns spread wider.
-TASKS = {"cliff": (Cliff(), 30, {"budgets": 300}), "jack_10": (Jack(10), 10, {"budgets": 600})}
+TASKS = {"cliff": (Cliff(), 30, {"budgets": 200}), "jack_10": (Jack(10), 10, {"budgets": 600})}
 
 
 def cvar_error(returns: Tensor) -> float:

@@ -17,7 +17,7 @@ def vector(*numbers: float) -> torch.Tensor:
 
 def reward_by_hand(x: float, y: float) -> float:
     u, v = (x + y) / math.sqrt(2), (y - x) / math.sqrt(2)
-    goal = 1 / (1 + ((x - 0.75) ** 2 + (y - 0.75) ** 2) / 0.4**2)
+    goal = 1 / (1 + ((x - 0.75) ** 2 + (y - 0.75) ** 2) / 0.8**2)
     return goal - 4.0 * math.exp(-(u**2) / (2 * 0.35**2)) / (1 + math.exp((v + 0.35) / 0.1))
 
 

@@ -46,10 +46,12 @@ def test_the_mean_of_the_worst_part_by_hand() -> None:
     assert lower_cvar(returns, 1.0) == pytest.approx(3.0)
 
 
-@pytest.mark.parametrize("alpha", [0.05, 0.3, 1.0])
+@pytest.mark.parametrize("alpha", [0.05, 0.3])
 def test_one_step_is_what_enumeration_finds(alpha: float) -> None:
     # From the edge of the gap: the gust and the goal pull apart. All objectives are one.
-    problem = Cliff(distance=0.2, spread=0.0, depth=2.0, softness=0.3, gust_probability=0.2).double()
+    problem = Cliff(
+        distance=0.2, spread=0.0, depth=2.0, softness=0.3, gust=0.4, gust_probability=0.2, noise=0.02
+    ).double()
     nodes, weights = problem.noise_nodes(3)
     axis = torch.linspace(-1, 1, 41, dtype=torch.float64)
     actions = torch.cartesian_prod(axis, axis)
@@ -85,8 +87,8 @@ def test_a_policy_earns_what_is_promised(objective: str) -> None:
 def test_mean_and_cvar_lead_to_different_ways() -> None:
     cvars = {name: lower_cvar(played(name)[0], 0.1) for name in OBJECTIVES}
     means = {name: float(played(name)[0].mean()) for name in OBJECTIVES}
-    assert cvars["episode_cvar"] > 1.03 * cvars["nested_cvar"] > 2 * cvars["mean"]
-    assert means["mean"] > 1.1 * max(means["nested_cvar"], means["episode_cvar"])
+    assert cvars["episode_cvar"] > 1.03 * cvars["nested_cvar"] > 1.5 * cvars["mean"]
+    assert means["mean"] > 1.08 * max(means["nested_cvar"], means["episode_cvar"])
     # How high above the diagonal the gap is crossed: around, or past the edge.
     heights = {}
     for name in OBJECTIVES:
@@ -94,6 +96,40 @@ def test_mean_and_cvar_lead_to_different_ways() -> None:
         v = (path[..., 1] - path[..., 0]) / math.sqrt(2)
         heights[name] = float(v[path.sum(-1).abs() < 0.3].median())
     assert heights["mean"] < 0.3 < 0.45 < heights["episode_cvar"] < heights["nested_cvar"]
+
+
+class Recorded(RiskPlan):
+    """Keeps the budgets that it is asked with."""
+
+    def act(self, s: Tensor, step: int, budget: Tensor | None = None) -> Tensor:
+        budgets.append(budget)
+        return super().act(s, step, budget)
+
+
+budgets: list[Tensor | None] = []
+
+
+def test_what_has_been_paid_is_taken_off_the_budget_and_decides() -> None:
+    budgets.clear()
+    found, problem = cliff("episode_cvar"), Cliff().double()
+    returns, path = play(problem, Recorded(*found), 50, torch.Generator().manual_seed(3))
+    assert len(budgets) == STEPS
+    paid = 1 / (1 + (path - problem.goal).square().sum(-1) / 0.8**2) - 4 * problem.fall(path)
+    paid = (0.9 ** torch.arange(STEPS).unsqueeze(1) * paid[1:]).cumsum(0)
+    torch.testing.assert_close(returns, paid[-1], atol=1e-5, rtol=1e-5)
+    for budget, before in zip(budgets[1:], paid):
+        assert budget is not None
+        torch.testing.assert_close(budget, found.budget - before, atol=1e-5, rtol=1e-5)
+    # Who is to get more than any return can be goes for the mean, straight on; who has something to lose goes around.
+    s = torch.tensor([[-0.5, -0.3]]).double()
+    averse, bold = (found.act(s, 2, torch.tensor([b]))[0] for b in (found.budget, found.high))
+    assert averse[1] - averse[0] > bold[1] - bold[0] + 0.5
+
+
+def test_a_law_stays_one_where_a_policy_is_of_two_minds() -> None:
+    # With little time left some go around and others give up; a CVaR above the mean would be that of no law.
+    found = plan_anew(Cliff(), 0.9, 15, "nested_cvar", 0.1, **SMALL)  # type: ignore[arg-type]
+    assert found.cvar < found.mean
 
 
 def test_no_way_at_one_height_has_a_better_cvar_than_is_promised() -> None:

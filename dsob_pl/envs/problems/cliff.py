@@ -70,7 +70,7 @@ class Cliff(PlanarProblem):
         depth: float = 4.0,
         gust: float = 0.8,
         gust_probability: float = 0.1,
-        goal_width: float = 0.4,
+        goal_width: float = 0.8,
         step_size: float = 0.3,
         noise: float = 0.05,
         spread: float = 0.2,
