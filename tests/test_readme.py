@@ -108,3 +108,23 @@ def test_intervals_in_the_claims_are_those_of_the_tables():
 def test_tables_of_risk_are_those_of_their_files(name, study):
     module = study_of(study)
     assert shown(name) == module.table(module.read())
+
+
+def test_the_long_resume_study_found_no_difference_and_its_numbers_are_in_the_readme():
+    (row,) = study_of("cliff_study").read(ROOT / "notebooks" / "results" / "resume.csv")
+    assert (row["differences"], row["environment"]) == ("0", "Walker2d-v5")
+    text = README.split("is the long version:")[1].split("\n\n")[0]
+    for name in ("steps", "kills", "kills_while_writing", "points_of_metrics"):
+        assert f"{int(row[name]):,}" in text
+
+
+def test_the_soak_s_numbers_are_those_of_its_file():
+    study = study_of("soak_study")
+    rows = study_of("cliff_study").read(ROOT / "notebooks" / "results" / "soak.csv")
+    samples = [(float(r["minutes"]), int(r["environment_step"]), float(r["resident_mb"])) for r in rows]
+    (per_steps, error), (minutes, steps, size) = study.slope(samples), samples[-1]
+    assert minutes >= 60
+    assert per_steps < study.LIMIT
+    text = README.split("Memory does not grow:")[1].split("\n\n")[0]
+    for number in (f"{steps:,} environment steps", f"{size:.0f} MB", f"{per_steps:+.2f} MB", f"error {error:.2f}"):
+        assert number in text
