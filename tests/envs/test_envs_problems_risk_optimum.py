@@ -128,7 +128,7 @@ def test_what_has_been_paid_is_taken_off_the_budget_and_decides() -> None:
 
 def test_a_law_stays_one_where_a_policy_is_of_two_minds() -> None:
     # With little time left some go around and others give up; a CVaR above the mean would be that of no law.
-    found = plan_anew(Cliff(), 0.9, 15, "nested_cvar", 0.1, **SMALL)  # type: ignore[arg-type]
+    found = plan_anew(Cliff(goal_width=0.4), 0.9, 15, "nested_cvar", 0.1, **SMALL)  # type: ignore[arg-type]
     assert found.cvar < found.mean
 
 

@@ -22,8 +22,14 @@ class Jack(PlanarProblem):
     ``b(x) = exp(-|x|^2 / (2 width^2))``, and at every step the jackpot J is N with probability 1/N and else 0, drawn
     apart from position and action: with the noise held fixed it is a constant. Its mean is 1 for every N, and so are
     mean return and best policy the same for every N: the mass belongs on the right. What learns from the likeliest
-    reward, or from the median, goes to the left; from N = 2 on the median of J is below the sure payment. An episode
-    has no end of its own; the registered environment stops after 10 steps.
+    reward, or from the median, goes to the left; from N = 2 on the median of J is below the sure payment.
+
+    Who minds risk belongs on the left. Discounted returns of 10 steps at gamma 0.9 and N = 10, by ``risk_plan``, 20,000
+    episodes (standard errors 0.035 or less of means, 0.006 of CVaR): the best policy for the mean has mean 4.99 and
+    CVaR_0.1 0.00, the one for CVaR_0.1 from each step on 2.99 and 1.76, the one for CVaR_0.1 of the episode 2.04 and
+    1.80, where 1.91 is promised: what is best for CVaR takes the sure payment.
+
+    An episode has no end of its own; the registered environment stops after 10 steps.
 
     Args:
         rarity: N.
