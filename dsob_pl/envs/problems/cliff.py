@@ -35,9 +35,13 @@ class Cliff(PlanarProblem):
     derivative, and a Sobolev Bellman operator needs one. All of a step is a smooth function of (s, a). An episode has
     no end of its own; the registered environment stops after 30 steps.
 
-    The straight way from ``(-distance, -distance)`` to ``(distance, distance)`` is the best on average, and falls often
-    enough for its CVaR_0.1 to be bad; what maximises CVaR_0.1 goes around at a height that gusts do not reach. See
-    ``risk_plan`` and ``notebooks/results/risk_optimum.csv`` for both in numbers.
+    The straight way is the best on average, and falls often enough for a bad CVaR_0.1; what maximises CVaR_0.1 goes
+    around at a height that gusts do not reach. Discounted returns of 30 steps at gamma 0.9, by ``risk_plan`` and 20,000
+    episodes (standard error of CVaR in brackets):
+
+    - best for the mean: mean 6.48, CVaR_0.1 2.65 (0.05);
+    - best for CVaR_0.1 from each step on, nested: 5.78 and 5.13 (0.01), without a clock 5.86 and 5.21 (0.01);
+    - best for CVaR_0.1 of the episode: 5.82 and 5.48 (0.02), where 5.61 is promised.
 
     Args:
         distance: of start and goal from the origin, along each axis.
