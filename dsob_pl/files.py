@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,8 @@ def is_whole(path: Path) -> bool:
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # torch reads headers that zipfile does not
     except pickle.UnpicklingError:  # whole, whatever is in it
         return True
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError):
+    # zlib.error: one bit of a header turns what is stored as it is into something to be decompressed.
+    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, EOFError):
         return False
     return True
 
