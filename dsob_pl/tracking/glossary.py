@@ -41,7 +41,7 @@ GLOSSARY: dict[str, str] = {
     "truth/gradient_cosine": "cosine of learned and true mean action gradient, averaged over state-action pairs",
     "truth/gradient_spread": "learned over true standard deviation of the action gradient; 1 is calibrated",
     "truth/conditional_gradient_error": "relative error of E[dG/da] given the decile of G, which is what G identifies",
-    "truth/cvar_10_gradient_error": "relative error of the gradient of CVaR at 0.1: mean dG/da in the lowest tenth of G",
+    "truth/cvar_10_gradient_error": "relative error of the gradient of CVaR at 0.1: mean dG/da in G's lowest tenth",
     "truth/cvar_10_gradient_cosine": "cosine of learned and true gradient of CVaR at 0.1",
     "truth/cvar_25_gradient_error": "relative error of the gradient of CVaR at 0.25",
     "truth/cvar_25_gradient_cosine": "cosine of learned and true gradient of CVaR at 0.25",
