@@ -7,6 +7,7 @@ siblings is the order of sets of strings: where two runs have to agree, let one 
 
 from __future__ import annotations
 
+import concurrent.futures
 import io
 import multiprocessing
 import os
@@ -15,9 +16,9 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 
@@ -27,26 +28,36 @@ _server.set_forkserver_preload(["loaded"])
 
 
 class Process:
-    """As much of ``subprocess.Popen`` as tests need; what it prints, errors too, comes out of ``stdout``.
+    """As much of ``subprocess.Popen`` as tests need.
 
     Args:
         arguments: of ``python -m dsob_pl``.
         cwd: folder to run in.
         env: the whole environment.
         before: called in the process before anything else; a function of a module.
+        apart: errors come out of ``stderr``, not with everything else out of ``stdout``.
     """
 
     def __init__(
-        self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], before: Callable[[], None] | None = None
+        self,
+        arguments: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str],
+        before: Callable[[], None] | None = None,
+        apart: bool = False,
     ) -> None:
         _start_server()
-        reader, writer = _server.Pipe(duplex=False)
-        self._process = _server.Process(target=_run, args=(list(arguments), cwd, dict(env), writer, before))
+        pipes = [_server.Pipe(duplex=False) for _ in range(2 if apart else 1)]
+        writers = [writer for _, writer in pipes]
+        self._process = _server.Process(target=_run, args=(list(arguments), cwd, dict(env), writers, before))
         self._process.daemon = True  # not to be waited for where a test fails
         self._process.start()
-        writer.close()
-        self.stdout = os.fdopen(os.dup(reader.fileno()), encoding="utf-8")
-        reader.close()
+        files = []
+        for reader, writer in pipes:
+            writer.close()
+            files.append(os.fdopen(os.dup(reader.fileno()), encoding="utf-8"))
+            reader.close()
+        self.stdout, self.stderr = (*files, None)[:2]
         self.args = arguments
 
     @property
@@ -79,17 +90,19 @@ class Process:
         """Ends it at once."""
         self._process.kill()
 
-    def communicate(self, timeout: float | None = None) -> tuple[str, None]:
-        """All that it printed and nobody has read, when it has ended."""
-        told: list[str] = []
-        reading = Thread(target=lambda: told.append(self.stdout.read()), daemon=True)
-        reading.start()
-        reading.join(timeout)
-        if reading.is_alive():
-            raise subprocess.TimeoutExpired(list(self.args), timeout or 0)
-        self.stdout.close()
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """All that it printed and nobody has read, when it has ended: to ``stdout`` and to ``stderr``."""
+        files = [file for file in (self.stdout, self.stderr) if file is not None]
+        with ThreadPoolExecutor(len(files)) as pool:
+            reading = [pool.submit(file.read) for file in files]
+            if concurrent.futures.wait(reading, timeout).not_done:
+                self.kill()  # nothing that reads is left behind
+                raise subprocess.TimeoutExpired(list(self.args), timeout or 0)
+        for file in files:
+            file.close()
         self.wait(timeout)
-        return told[0], None
+        out, err = (*(read.result() for read in reading), "")[:2]
+        return out, err
 
 
 def _start_server() -> None:
@@ -110,14 +123,19 @@ def _start_server() -> None:
 
 
 def _run(
-    arguments: list[str], cwd: Path, env: dict[str, str], out: Connection, before: Callable[[], None] | None
+    arguments: list[str],
+    cwd: Path,
+    env: dict[str, str],
+    out: list[Connection],
+    before: Callable[[], None] | None,
 ) -> None:
     """``python -m dsob_pl`` in this process."""
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
-    for number in (1, 2):
-        os.dup2(out.fileno(), number)
-    out.close()
+    for number, pipe in ((1, out[0]), (2, out[-1])):
+        os.dup2(pipe.fileno(), number)
+    for pipe in out:
+        pipe.close()
     sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), encoding="utf-8")
     sys.stderr = io.TextIOWrapper(os.fdopen(2, "wb", closefd=False), encoding="utf-8", line_buffering=True)
     os.environ.clear()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +12,9 @@ from threading import Event
 from typing import Any
 
 import pytest
+from processes import Process
 
+from dsob_pl.cli import main
 from dsob_pl.cli.sweep import read_suite
 from dsob_pl.experiments.record import cell_runs, open_suite
 from dsob_pl.experiments.slurm import Slurm
@@ -39,8 +39,20 @@ options:
   data.evaluation_episodes: 2
 """
 CELLS = ["summit/mage/none", "summit/td3/none"]
-# Slow enough to be killed on the way.
-LONG = ["--set", "trainer.max_steps=400", "--only", "mage"]
+# To be killed on the way.
+THROTTLE = """
+import time
+from pathlib import Path
+import lightning as L
+
+class Throttle(L.Callback):
+    def on_train_batch_end(self, *_):
+        if not Path("fast").exists():
+            time.sleep(0.05)
+"""
+CALLBACKS = "[{class_path: dsob_pl.ground_truth.Score}, {class_path: throttle.Throttle}]"
+SLOW = ["trainer.max_steps=100", f"trainer.callbacks={CALLBACKS}"]
+LONG = ["--set", SLOW[0], "--set", SLOW[1], "--only", "mage"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
@@ -50,16 +62,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     (tmp_path / "conf").symlink_to(ROOT / "conf")
     (tmp_path / "toy.yaml").write_text(SUITE)
+    (tmp_path / "throttle.py").write_text(THROTTLE)
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     for pid in fits(tmp_path):
         os.kill(pid, signal.SIGKILL)
 
 
-def sweep(*options: str) -> subprocess.Popen[str]:
-    words = [sys.executable, "-m", "dsob_pl", "sweep", "--config", "toy.yaml", "--jobs", "1", *options]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
-    return subprocess.Popen(words, env=ENVIRONMENT, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
+def sweep(*options: str) -> Process:
+    words = ["sweep", "--config", "toy.yaml", "--jobs", "1", *options]
+    return Process(words, Path.cwd(), ENVIRONMENT, apart=True)
 
 
 def fits(folder: Path) -> list[int]:
@@ -103,7 +115,7 @@ def check_cells(names: list[str], steps: list[int]) -> None:
                 assert [point.step for point in store.get_metric_history(run_id, metric)] == steps
 
 
-def test_a_sweep_runs_each_cell_of_the_grid_once_and_started_again_nothing() -> None:
+def test_a_sweep_runs_each_cell_of_the_grid_once_and_started_again_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     first, second = sweep(), sweep()  # at the same moment, on an empty folder
     for process in (first, second):
         out, err = process.communicate(timeout=200)
@@ -119,11 +131,10 @@ def test_a_sweep_runs_each_cell_of_the_grid_once_and_started_again_nothing() -> 
         tags = store.get_run(run.run_id).data.tags
         assert tags[PARENT_TAG] == suite.info.run_id
         assert tags["cell"] == f"{tags['task']}/{tags['method']}/{tags['noise']}"
-    again = sweep("--dry-run")
-    assert again.communicate(timeout=60)[0].endswith("# 2 cells, 2 of them ended\n")
-    changed = sweep("--set", "trainer.max_steps=40")
-    assert "ran with other settings" in changed.communicate(timeout=60)[1]
-    assert changed.returncode == 2
+    assert main(["sweep", "--config", "toy.yaml", "--dry-run"]) == 0
+    assert capfd.readouterr().out.endswith("# 2 cells, 2 of them ended\n")
+    assert main(["sweep", "--config", "toy.yaml", "--set", "trainer.max_steps=40"]) == 2
+    assert "ran with other settings" in capfd.readouterr().err
 
 
 def test_whatever_is_killed_the_same_runs_go_on_and_nothing_is_doubled(folder: Path) -> None:
@@ -134,23 +145,24 @@ def test_whatever_is_killed_the_same_runs_go_on_and_nothing_is_doubled(folder: P
         return int(steps[-1]) if steps else 0
 
     first = sweep(*LONG)
-    until(lambda: step() >= 40)
+    until(lambda: step() >= 20)
     (training,) = fits(folder)
     os.kill(training, signal.SIGKILL)  # the sweep tries once more, from the checkpoint
-    until(lambda: " gone on with\n" in log(name) and step() >= 60)
+    until(lambda: " gone on with\n" in log(name) and step() >= 30)
     first.kill()  # its process trains on
     first.wait()
     (orphan,) = fits(folder)
     second = sweep(*LONG)
-    until(lambda: (Path("mlflow.db")).exists() and step() >= 80)
+    until(lambda: (Path("mlflow.db")).exists() and step() >= 60)
     assert fits(folder) == [orphan]  # not one more
     second.kill()
     second.wait()
     os.kill(orphan, signal.SIGKILL)
+    (folder / "fast").touch()
     third = sweep(*LONG)
     _, err = third.communicate(timeout=250)
     assert third.returncode == 0, err
-    check_cells([name], list(range(10, 401, 10)))
+    check_cells([name], list(range(10, 101, 10)))
     assert log(name).count(" started\n") == 1
     assert log(name).count(" gone on with\n") == 2
 
@@ -187,36 +199,36 @@ def jobs(*settings: str) -> list[Job]:
     return [Job(cell, parent, uri, Path("runs/toy").absolute(), Path.cwd()) for cell in cells]
 
 
-def test_on_a_real_ray() -> None:
-    pytest.importorskip("ray")
+def test_on_a_real_ray_a_sweep_is_stopped_and_gone_on_with(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
     from dsob_pl.experiments.ray import run_ray
-
-    watched: list[int] = []
-    outcomes = run_ray(1, jobs(), Event(), lambda found: watched.append(len(found)))
-    assert {name: outcome.state for name, outcome in outcomes.items()} == dict.fromkeys(CELLS, "finished")
-    assert watched[-1] == 2
-    check_cells(CELLS, [10, 20, 30])
-
-
-def test_on_ray_a_sweep_that_is_stopped_saves_checkpoints_and_is_gone_on_with() -> None:
-    pytest.importorskip("ray")
-    from dsob_pl.experiments.ray import run_ray
-
-    longer = jobs("trainer.max_steps=200")[:1]
-    stop = Event()
 
     def stop_in_mid_run(_: object) -> None:
         if list(Path("mlruns").rglob("last.ckpt")):
             stop.set()
 
-    (outcome,) = run_ray(1, longer, stop, stop_in_mid_run).values()
-    assert (outcome.state, outcome.ran) == ("stopped", True)
-    (run,) = cell_runs(client(), "toy")[CELLS[0]]
-    assert run.status == "KILLED"
-    (outcome,) = run_ray(1, longer, Event(), lambda _: None).values()
-    assert outcome.state == "finished"
-    check_cells(CELLS[:1], list(range(10, 201, 10)))
-    assert log(CELLS[0]).count(" gone on with\n") == 1
+    both, stop = jobs(*SLOW), Event()
+    # A Ray that is there already, and has a CPU for one of them.
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        outcomes = run_ray(1, both, stop, stop_in_mid_run)
+        assert ray.is_initialized()
+    finally:
+        ray.shutdown()
+    assert {name: outcome.state for name, outcome in outcomes.items()} == dict.fromkeys(CELLS, "stopped")
+    ((name, (run,)),) = cell_runs(client(), "toy").items()
+    assert (run.status, outcomes[name].ran) == ("KILLED", True)
+    (folder / "fast").touch()
+    # Its own.
+    watched: list[int] = []
+    outcomes = run_ray(1, both, Event(), lambda found: watched.append(len(found)))
+    assert not ray.is_initialized()
+    assert {name: outcome.state for name, outcome in outcomes.items()} == dict.fromkeys(CELLS, "finished")
+    assert watched[-1] == 2
+    check_cells(CELLS, list(range(10, 101, 10)))
+    assert {cell: log(cell).count(" gone on with\n") for cell in CELLS} == {cell: int(cell == name) for cell in CELLS}
 
 
 def test_the_jobs_of_slurm_run_where_submitit_runs_them_here() -> None:
@@ -268,4 +280,4 @@ def test_what_a_place_cannot_do_is_one_line_and_nothing_is_created(
     assert process.returncode == 2
     (line,) = err.splitlines()
     assert message in line
-    assert sorted(path.name for path in folder.iterdir()) == ["conf", "toy.yaml"]
+    assert sorted(path.name for path in folder.iterdir()) == ["conf", "throttle.py", "toy.yaml"]
