@@ -138,7 +138,20 @@ def _artifacts_in_store(run: str, tracking_uri: str) -> Path:
 
 
 def build_model(config: dict[str, Any], sizes: dict[str, int]) -> L.LightningModule:
-    """The LightningModule of a config's ``model`` section, with the sizes that the data module would give it."""
+    """The LightningModule of a config's ``model`` section, with the sizes that the data module would give it.
+
+    Raises:
+        UsageError: the config does not fit the class.
+    """
+    return model_factory(config, sizes)()
+
+
+def model_factory(config: dict[str, Any], sizes: dict[str, int]) -> Callable[[], L.LightningModule]:
+    """Builds the same as ``build_model`` as often as it is called; to read the config takes longer than to build.
+
+    Raises:
+        UsageError: the config does not fit the class.
+    """
     from jsonargparse import ArgumentError, ArgumentParser
 
     from dsob_pl.cli.parts import find_part
@@ -155,7 +168,7 @@ def build_model(config: dict[str, Any], sizes: dict[str, int]) -> L.LightningMod
             f"the checkpoint's config does not fit this version of '{config['class_path']}': "
             + " ".join(str(error).split())[:300]
         ) from error
-    return parser.instantiate_classes(parsed).model
+    return lambda: parser.instantiate_classes(parsed).model
 
 
 def build_noise(config: dict[str, Any]) -> list[Callable[[gymnasium.Env], gymnasium.Env]]:

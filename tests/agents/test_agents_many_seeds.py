@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from functools import partial
+import json
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from omegaconf import OmegaConf
 from dsob_pl.agents import ManySeeds
 from dsob_pl.agents.elementwise import check_elementwise
 from dsob_pl.agents.objectives import PARTS
-from dsob_pl.cli.loading import build_model
+from dsob_pl.cli.loading import model_factory
 from dsob_pl.cli.parts import find_part
 from dsob_pl.errors import UsageError
 from dsob_pl.world_models import Transition
@@ -44,10 +45,16 @@ def model_config(overlay, **options):
     return {"class_path": "dsob_pl.agents.SobolevActorCritic", "init_args": arguments | options}
 
 
+@cache
+def factory(config):
+    return model_factory(json.loads(config), SIZES)
+
+
 def build(seed, config):
     """An agent as a run of that seed has it after its warm-up, and the state of torch's generator."""
+    build_one = factory(json.dumps(config))
     torch.manual_seed(seed)
-    agent = build_model(config, SIZES)
+    agent = build_one()
     state = torch.get_rng_state()
     agent.reward_scale.low.fill_(-1.0 - seed), agent.reward_scale.high.fill_(2.0)
     agent.normalizer.update(torch.randn(50, 3, generator=torch.Generator().manual_seed(seed)) * (1 + seed))
@@ -95,15 +102,16 @@ def test_each_seed_is_the_run_it_would_be_alone(overlay, float64):
     seeds, config = [3, 0], model_config(overlay)
     many, single = together(seeds, config), alone(0, config)
     start = parameters(single)
-    for update in range(200):
-        report = update % 50 == 49
+    for update in range(60):
+        report = update % 20 == 19
         metrics = many._update(stacked(seeds, update), report)
         own = single._update(rows(0, update), report)
         if report:
             assert metrics.keys() == own.keys()
             for name, value in own.items():
-                torch.testing.assert_close(metrics[name][1], value, rtol=1e-6, atol=1e-8, msg=name)
-    torch.testing.assert_close(parameters(many.agents[1]), parameters(single), rtol=1e-6, atol=1e-8)
+                torch.testing.assert_close(metrics[name][1], value, rtol=1e-8, atol=1e-9, msg=name)
+    # Most agree in the fourteenth digit; a direction that is searched for ends in the tenth.
+    torch.testing.assert_close(parameters(many.agents[1]), parameters(single), rtol=1e-8, atol=1e-9)
     assert (parameters(single) - start).abs().max() > 0.01  # and it did move
 
 
@@ -131,23 +139,23 @@ def test_so_with_other_options(options, float64):
         torch.testing.assert_close(parameters(agent), parameters(single), rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("extreme", [1e15, torch.nan], ids=str)
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: p.stem)
-def test_nothing_is_reduced_over_the_seeds(overlay, extreme):
+def test_nothing_is_reduced_over_the_seeds(overlay):
     seeds, config = [0, 1, 2], model_config(overlay, max_gradient_norm=0.1)
-    ends, told = [], []
-    for factor in (1.0, extreme):
+    ends, told = {}, {}
+    for factor in (1.0, 1e15, torch.nan):
         many = together(seeds, config)
         for update in range(6):
             transition = stacked(seeds, update)
             transition = transition._replace(r=transition.r * torch.tensor([[1.0], [factor], [1.0]]))
-            told.append(many._update(transition, True))
-        ends.append([parameters(agent) for agent in many.agents])
-    for i in (0, 2):
-        assert torch.equal(ends[0][i], ends[1][i])
-    assert not torch.equal(ends[0][1], ends[1][1])
-    for name, values in told[5].items():
-        assert torch.equal(values[[0, 2]], told[11][name][[0, 2]]), name
+            told[factor] = many._update(transition, True)
+        ends[factor] = [parameters(agent) for agent in many.agents]
+    for extreme in (1e15, torch.nan):
+        for i in (0, 2):
+            assert torch.equal(ends[1.0][i], ends[extreme][i])
+        assert not torch.equal(ends[1.0][1], ends[extreme][1])
+        for name, values in told[1.0].items():
+            assert torch.equal(values[[0, 2]], told[extreme][name][[0, 2]]), name
 
 
 def test_gradients_are_clipped_for_each_seed(float64):
