@@ -82,7 +82,9 @@ def read() -> list[dict[str, str]]:
 
 
 def table(rows: list[dict[str, str]]) -> str:
-    """Mean over seeds of each metric, lowest and highest seed in brackets."""
+    """Mean over seeds of each metric, lowest and highest seed in brackets; nothing without rows."""
+    if not rows:
+        return ""
     lines = [
         "| divergence, in the default of conf/pendulum.yaml | seeds | 50 % interval | 80 % interval | 95 % interval "
         "| mean PIT | CRPS | return |",

@@ -105,3 +105,18 @@ def test_notebooks_are_stored_without_output():
     for path in NOTEBOOKS.glob("*.ipynb"):
         cells = nbformat.read(path, as_version=4).cells
         assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells), path.name
+
+
+@pytest.mark.timeout(280)
+def test_risk(monkeypatch, tmp_path):
+    sizes = {"RISK_STEPS": 450, "RISK_RESOLUTION": 4, "RISK_BUDGETS": 60}
+    done = execute("04_risk.ipynb", monkeypatch, RISK_FOLDER=tmp_path, **sizes)
+    text = printed_by(done)
+    (mean, tail, *_), (careful, careful_tail, *_) = (
+        row_of(text, name) for name in ("best mean", "best CVaR of the episode")
+    )
+    assert mean > careful
+    assert careful_tail > tail + 1
+    assert len(text.splitlines()) == 5
+    assert len(pictures_of(done)) == 1
+    assert (tmp_path / "risk.png").is_file()
