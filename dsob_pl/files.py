@@ -12,8 +12,6 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dsob_pl.errors import RunFailed
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -33,6 +31,8 @@ def save(content: Any, path: Path, keep_as: Path | None = None) -> int:
     Raises:
         RunFailed: there is no room; says how much was needed. The file is as it was.
     """
+    import torch  # not at the top: a journal is replayed without it
+
     buffer = io.BytesIO()
     torch.save(content, buffer)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def save(content: Any, path: Path, keep_as: Path | None = None) -> int:
     if keep_as is not None and path.exists():
         link(path, keep_as)
     os.replace(part, path)
-    _sync(path.parent)
+    sync_folder(path.parent)
     return size
 
 
@@ -79,6 +79,8 @@ def write(file: Any, data: memoryview) -> None:
 
 def is_whole(path: Path) -> bool:
     """Whether a file of ``torch.save`` is complete and every checksum (CRC-32) in it is right."""
+    import torch
+
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
@@ -92,7 +94,7 @@ def is_whole(path: Path) -> bool:
     return True
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes the names in a folder last; not every file system lets a folder be opened."""
     try:
         handle = os.open(folder, os.O_RDONLY)

@@ -10,9 +10,6 @@ episodes, which were not seen in training.
 from __future__ import annotations
 
 import argparse
-import csv
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +18,10 @@ import numpy as np
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
+
+from seed_runs import fit, keep, provenance, read  # noqa: E402
+
 RESULTS = ROOT / "notebooks" / "results" / "calibration.csv"
 METRICS = ("eval/coverage_50", "eval/coverage_80", "eval/coverage_95", "eval/pit_mean", "eval/crps")
 MORE = ("eval/return_mean", "eval/value", "eval/discounted_return")
@@ -45,40 +46,22 @@ CELLS: dict[str, dict[str, object]] = {
 
 def run(cell: str, seeds: str, folder: Path) -> list[dict[str, object]]:
     """Trains all seeds of a cell in one process; a row for each."""
-    from dsob_pl.tracking.store import PARENT_TAG, all_runs, mlflow_client
+    from dsob_pl.tracking.store import mlflow_client
 
     place = folder / str(list(CELLS).index(cell))
-    place.mkdir()
-    overlay = yaml.safe_dump(CELLS[cell] or {"threads": 1})
-    (place / "overlay.yaml").write_text(overlay, encoding="utf-8")
-    words = ["fit", "--config", str(ROOT / "conf/pendulum.yaml"), "--config", "overlay.yaml", f"--seeds={seeds}"]
-    own = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
-    own |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-m", "dsob_pl", *words], cwd=place, env=own, check=True, stdout=subprocess.DEVNULL)
-    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    overlay = folder / f"{place.name}.yaml"
+    overlay.write_text(yaml.safe_dump(CELLS[cell] or {"threads": 1}), encoding="utf-8")
+    runs = fit(place, [ROOT / "conf/pendulum.yaml", overlay], seeds)
     client = mlflow_client(f"sqlite:///{place / 'mlflow.db'}")
-    runs = all_runs(client, [experiment.experiment_id for experiment in client.search_experiments()])
     return [
         {
             "cell": cell,
-            "seed": int(found.data.tags["seed"]),
             "environment_step": client.get_metric_history(found.info.run_id, METRICS[0])[-1].step,
             **{name: f"{found.data.metrics[name]:.6g}" for name in (*METRICS, *MORE)},
-            "run": found.info.run_id[:8],
-            "commit": commit[:10],
-            "command": f"python {' '.join(sys.argv)}",
+            **provenance(found),
         }
-        for found in sorted(runs, key=lambda found: int(found.data.tags.get("seed", "0").split("-")[0]))
-        if PARENT_TAG in found.data.tags
+        for found in runs
     ]
-
-
-def read() -> list[dict[str, str]]:
-    """The file's rows; none where there is no file yet."""
-    if not RESULTS.is_file():
-        return []
-    with RESULTS.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def table(rows: list[dict[str, str]]) -> str:
@@ -110,17 +93,11 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cells whose name contains this")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
     if not options.table:
         with tempfile.TemporaryDirectory(prefix="calibration_study_") as folder:
             for cell in (name for name in CELLS if options.only in name):
-                own = run(cell, options.seeds, Path(folder))
-                rows = [row for row in read() if row["cell"] != cell] + own  # type: ignore[operator]
-                with RESULTS.open("w", newline="", encoding="utf-8") as file:
-                    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                    writer.writeheader()
-                    writer.writerows(rows)
-    print(table(read()))
+                keep(RESULTS, COLUMNS, "cell", run(cell, options.seeds, Path(folder)))
+    print(table(read(RESULTS)))
 
 
 if __name__ == "__main__":

@@ -10,17 +10,20 @@ discounted return of these episodes, not what the agent's critic predicts.
 from __future__ import annotations
 
 import argparse
-import csv
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
+
+from seed_runs import fit, keep, provenance, read  # noqa: E402
+
 RESULTS = ROOT / "notebooks" / "results" / "cliff.csv"
 OPTIMUM = ROOT / "notebooks" / "results" / "risk_optimum.csv"
 COLUMNS = ["objective", "seed", "environment_step", "mean", "cvar_10", "run", "commit", "command"]
@@ -28,68 +31,25 @@ OBJECTIVES = {"mean": "conf/risk/mean.yaml", "cvar_10": "conf/risk/cvar_10.yaml"
 EPISODES, LIMIT, ALPHA = 20_000, 30, 0.1
 
 
-@torch.no_grad()
-def returns(agent: object, gamma: float) -> torch.Tensor:
-    """Discounted returns ``[n]`` of the agent's policy in the problem itself."""
-    from dsob_pl.envs import Cliff
-
-    problem, generator = Cliff(), torch.Generator().manual_seed(0)
-
-    def normal(size: int) -> torch.Tensor:
-        return torch.randn(EPISODES, size, generator=generator)
-
-    s, total = problem.initial_state(normal(2)), torch.zeros(EPISODES)
-    for t in range(LIMIT):
-        s, r, _ = problem(s, agent.act(s), normal(problem.noise_size))  # type: ignore[attr-defined]
-        total += gamma**t * r
-    return total
-
-
 def run(objective: str, seeds: str, steps: int, folder: Path) -> list[dict[str, object]]:
     """Trains all seeds in one process; a row for each."""
     from dsob_pl import load_agent
-    from dsob_pl.envs import lower_cvar
-    from dsob_pl.tracking.store import PARENT_TAG, all_runs, mlflow_client
+    from dsob_pl.envs import Cliff, play_policy
+    from dsob_pl.risk import CVaR
 
-    place = folder / objective
-    place.mkdir()
     files = [ROOT / "conf/cliff.yaml", ROOT / OBJECTIVES[objective]]
-    words = [word for file in files for word in ("--config", str(file))]
-    own = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
-    own |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = ["fit", *words, f"--seeds={seeds}", f"--trainer.max_steps={steps}"]
-    subprocess.run(
-        [sys.executable, "-m", "dsob_pl", *command], cwd=place, env=own, check=True, stdout=subprocess.DEVNULL
-    )
-    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-    uri = f"sqlite:///{place / 'mlflow.db'}"
-    client = mlflow_client(uri)
-    found = all_runs(client, [experiment.experiment_id for experiment in client.search_experiments()])
     rows: list[dict[str, object]] = []
-    for one in (one for one in found if PARENT_TAG in one.data.tags):
-        agent = load_agent(Path(one.info.artifact_uri) / "checkpoints" / "last.ckpt")
-        reached = returns(agent, agent.gamma)
-        rows.append(
-            {
-                "objective": objective,
-                "seed": int(one.data.tags["seed"]),
-                "environment_step": steps,
-                "mean": f"{reached.mean().item():.5g}",
-                "cvar_10": f"{lower_cvar(reached, ALPHA):.5g}",
-                "run": one.info.run_id[:8],
-                "commit": commit[:10],
-                "command": f"python {' '.join(sys.argv)}",
-            }
-        )
-    return sorted(rows, key=lambda row: int(str(row["seed"])))
+    for found in fit(folder / objective, files, seeds, f"--trainer.max_steps={steps}"):
+        agent = load_agent(Path(found.info.artifact_uri) / "checkpoints" / "last.ckpt")
 
+        def policy(s: Tensor, *_: object, agent: Any = agent) -> Tensor:
+            return agent.act(s.float()).double()
 
-def read(path: Path = RESULTS) -> list[dict[str, str]]:
-    """Rows of a file; none where there is none."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        generator = torch.Generator().manual_seed(0)
+        returns, _ = play_policy(Cliff(), policy, agent.gamma, LIMIT, EPISODES, generator)
+        reached = {"mean": f"{returns.mean().item():.5g}", "cvar_10": f"{CVaR(ALPHA)(returns).item():.5g}"}
+        rows.append({"objective": objective, "environment_step": steps, **reached, **provenance(found)})
+    return rows
 
 
 def table(rows: list[dict[str, str]]) -> str:
@@ -128,17 +88,12 @@ def main() -> None:
     parser.add_argument("--only", default="", help="objectives whose name contains this")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
     if not options.table:
         with tempfile.TemporaryDirectory(prefix="cliff_study_") as folder:
             for objective in (name for name in OBJECTIVES if options.only in name):
-                own = run(objective, options.seeds, options.steps, Path(folder))
-                rows = [row for row in read() if row["objective"] != objective] + own  # type: ignore[operator]
-                with RESULTS.open("w", newline="", encoding="utf-8") as file:
-                    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                    writer.writeheader()
-                    writer.writerows(rows)
-    print(table(read()))
+                rows = run(objective, options.seeds, options.steps, Path(folder))
+                keep(RESULTS, COLUMNS, "objective", rows)
+    print(table(read(RESULTS)))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dsob_pl.envs import Cliff, Jack, lower_cvar, play, risk_plan
+from dsob_pl.envs import Cliff, Jack, play, risk_plan
+from dsob_pl.risk import CVaR
 
 TABLE = Path(__file__).parent / "results" / "risk_optimum.csv"
 ALPHA, GAMMA, EPISODES = 0.1, 0.9, 20_000
@@ -23,7 +24,7 @@ TASKS = {"cliff": (Cliff(), 30, {"budgets": 200}), "jack_10": (Jack(10), 10, {"b
 
 
 def cvar_error(returns: Tensor) -> float:
-    """Standard error of ``lower_cvar``."""
+    """Standard error of CVaR."""
     shortfall = (returns.quantile(ALPHA) - returns).clamp_min(0) / ALPHA
     return shortfall.std().item() / math.sqrt(len(returns))
 
@@ -41,7 +42,7 @@ def main() -> None:
                     "promised_cvar_10": math.nan if clockless else found.cvar,
                     "mean": returns.mean().item(),
                     "mean_error": returns.std().item() / math.sqrt(EPISODES),
-                    "cvar_10": lower_cvar(returns, ALPHA),
+                    "cvar_10": CVaR(ALPHA)(returns).item(),
                     "cvar_10_error": cvar_error(returns),
                     "std": returns.std().item(),
                 }

@@ -107,7 +107,7 @@ def test_intervals_in_the_claims_are_those_of_the_tables():
 @pytest.mark.parametrize(("name", "study"), [("cliff", "cliff_study"), ("calibration", "calibration_study")])
 def test_tables_of_risk_are_those_of_their_files(name, study):
     module = study_of(study)
-    assert shown(name) == module.table(module.read())
+    assert shown(name) == module.table(module.read(module.RESULTS))
 
 
 def test_the_long_resume_study_found_no_difference_and_its_numbers_are_in_the_readme():

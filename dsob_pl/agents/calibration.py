@@ -15,8 +15,8 @@ from torch import Tensor
 from dsob_pl.envs import Episodes
 
 COVERAGE_LEVELS = (0.5, 0.8, 0.95)
-# States judged, samples of each member of the critic's ensemble, and how much an unseen rest of an episode may count.
-_STATES, _SAMPLES, _LARGEST_REST = 256, 64, 0.2
+LARGEST_REST = 0.2  # how much the unseen rest of an episode may count, as a factor on it
+_STATES, _SAMPLES = 256, 64  # states judged, and samples of each member of the critic's ensemble
 
 
 class Calibration(NamedTuple):
@@ -53,7 +53,7 @@ def calibrate(values: Callable[[Tensor, int], Tensor], episodes: Episodes, gamma
     visits = episodes.visits
     ended = episodes.terminated[visits.episode]
     weight = torch.where(ended, 0.0, gamma ** visits.remaining.float())
-    rows = torch.nonzero(weight <= _LARGEST_REST).squeeze(-1)
+    rows = torch.nonzero(weight <= LARGEST_REST).squeeze(-1)
     if not len(rows):
         return None
     rows = rows[torch.linspace(0, len(rows) - 1, min(len(rows), _STATES)).long()]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 LEVELS = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
 LONGEST = 5000  # steps that are shown
 _ALPHA = 0.1
+_ROWS = 20_000  # samples of each critic in one pass, which bounds the memory
 _KEPT, _FIELDS, _GRID = (
     60,
     40,
@@ -93,36 +94,51 @@ def explain_episode(agent: Any, env: Env, seed: int, samples: int) -> ExplainedE
         UsageError: a deterministic critic, or an episode of more than 5,000 steps.
     """
     observations, actions, rewards, terminated = _play(agent, env, seed)
-    law = agent.value_distribution(observations[:-1], actions, samples)
-    last = agent.value_distribution(observations[-1], agent.act(torch.as_tensor(observations[-1])), samples)
     steps, gamma = len(rewards), float(agent.gamma)
     to_go = np.zeros(steps + 1)
-    to_go[-1] = 0.0 if terminated else float(last.returns.mean())
+    if not terminated:
+        last = torch.as_tensor(observations[-1], dtype=torch.float32)
+        to_go[-1] = float(agent.value_distribution(last, agent.act(last), samples).returns.mean())
     for t in reversed(range(steps)):
         to_go[t] = rewards[t] + gamma * to_go[t + 1]
-    pooled = law.returns.movedim(0, -1).flatten(1)
-    gradients = law.action_gradients.movedim(0, 1).flatten(1, 2)
-    spread = gradients.quantile(torch.tensor([0.1, 0.9]), dim=1).numpy()
-    rest = np.zeros(steps) if terminated else gamma ** np.arange(steps, 0, -1)
     realised = to_go[:-1]
-    places = probability_integral_transform(pooled, torch.as_tensor(realised, dtype=pooled.dtype))
+    some = max(1, _ROWS // samples)  # steps at a time; all rows share their noise, so that it makes no difference
+    parts = []
+    for start in range(0, steps, some):
+        rows = slice(start, start + some)
+        parts.append(_predicted(agent, observations[:-1][rows], actions[rows], realised[rows], samples))
     return ExplainedEpisode(
         actions=actions,
         rewards=rewards,
         realised=realised,
-        rest=rest,
-        quantiles=law.quantile(LEVELS).numpy(),
-        mean=pooled.mean(-1).numpy(),
-        cvar=law.cvar(_ALPHA).numpy(),
-        disagreement=law.disagreement.numpy(),
-        samples=pooled[:, torch.linspace(0, pooled.shape[1] - 1, min(_KEPT, pooled.shape[1])).long()].numpy(),
-        gradient=gradients.mean(1).numpy(),
-        gradient_low=spread[0],
-        gradient_high=spread[1],
-        places=places.numpy(),
+        rest=np.zeros(steps) if terminated else gamma ** np.arange(steps, 0, -1),
+        **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
         terminated=terminated,
         field=_field(agent, observations[:-1], samples) if actions.shape[1] == 2 else None,
     )
+
+
+def _predicted(
+    agent: Any, observations: np.ndarray, actions: np.ndarray, realised: np.ndarray, samples: int
+) -> dict[str, np.ndarray]:
+    """What the agent predicted at some steps, by field of ``ExplainedEpisode``."""
+    law = agent.value_distribution(observations, actions, samples)
+    pooled = law.returns.movedim(0, -1).flatten(1)
+    gradients = law.action_gradients.movedim(0, 1).flatten(1, 2)
+    low, high = gradients.quantile(gradients.new_tensor([0.1, 0.9]), dim=1)
+    shown = torch.linspace(0, pooled.shape[1] - 1, min(_KEPT, pooled.shape[1])).long()
+    found = {
+        "quantiles": law.quantile(LEVELS),
+        "mean": pooled.mean(-1),
+        "cvar": law.cvar(_ALPHA),
+        "disagreement": law.disagreement,
+        "samples": pooled[:, shown],
+        "gradient": gradients.mean(1),
+        "gradient_low": low,
+        "gradient_high": high,
+        "places": probability_integral_transform(pooled, torch.as_tensor(realised, dtype=pooled.dtype)),
+    }
+    return {name: value.numpy() for name, value in found.items()}
 
 
 def _play(agent: Any, env: Env, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:

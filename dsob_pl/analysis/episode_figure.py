@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from dsob_pl.agents.calibration import COVERAGE_LEVELS
+from dsob_pl.agents.calibration import COVERAGE_LEVELS, LARGEST_REST, coverage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
     from dsob_pl.analysis.episode import ExplainedEpisode, Field
 
-SEEN = 0.2  # of a realised return, at most so much is the predicted rest where the episode was cut off
 _BANDS = ("#d6e4f2", "#b3cce4", "#8fb3d6")
 _MEAN, _REAL, _TAIL, _INK = "#1f5a96", "#c8553d", "#5b3f8f", "#333333"
 _COMPONENTS, _FIELDS = 3, 3
@@ -22,11 +22,11 @@ _COMPONENTS, _FIELDS = 3, 3
 
 def coverage_line(episode: ExplainedEpisode) -> str:
     """How many of the realised returns lay within the central intervals of their laws."""
-    seen = episode.rest <= SEEN
+    seen = episode.rest <= LARGEST_REST
     if not seen.any():
         return "no step is far enough from where the episode was cut off to tell its return"
-    away = np.abs(episode.places[seen] - 0.5)
-    parts = [f"{level:.0%}: {np.mean(away <= level / 2):.0%}" for level in COVERAGE_LEVELS]
+    places = torch.from_numpy(episode.places[seen])
+    parts = [f"{level:.0%}: {float(coverage(places, level)):.0%}" for level in COVERAGE_LEVELS]
     return f"realised returns within their central intervals ({int(seen.sum())} steps): {', '.join(parts)}"
 
 
@@ -38,7 +38,7 @@ def episode_figure(episode: ExplainedEpisode, title: str) -> Figure:
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.15, 1.0), squeeze=False)[:, 0]
     fan, histogram = top.subplots(1, 2, width_ratios=(3.2, 1.0))
     _draw_fan(fan, episode)
-    seen = episode.rest <= SEEN
+    seen = episode.rest <= LARGEST_REST
     places = episode.places[seen]
     if len(places):
         histogram.hist(places, bins=10, range=(0, 1), density=True, color=_BANDS[1], rwidth=0.92)
@@ -72,7 +72,7 @@ def _draw_fan(axes: Axes, episode: ExplainedEpisode) -> None:
         axes.fill_between(time, low, high, color=color, linewidth=0, label=f"{name} interval")
     axes.plot(time, episode.quantiles[:, 3], color=_MEAN, linewidth=1.2, label="median")
     axes.plot(time, episode.cvar, color=_TAIL, linewidth=1.0, linestyle=":", label="CVaR 0.1")
-    seen = episode.rest <= SEEN
+    seen = episode.rest <= LARGEST_REST
     axes.plot(time, np.where(seen, episode.realised, np.nan), color=_REAL, linewidth=1.4, label="realised")
     axes.plot(time, np.where(seen, np.nan, episode.realised), color=_REAL, linewidth=1.0, linestyle="--")
     axes.set(xlabel="step", ylabel="return from here on", xlim=(0, max(1, len(time) - 1)))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dsob_pl.analysis.episode_figure import SEEN, coverage_line
+from dsob_pl.agents.calibration import LARGEST_REST
+from dsob_pl.analysis.episode_figure import coverage_line
 from dsob_pl.analysis.html import document
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def episode_page(episode: ExplainedEpisode, title: str) -> str:
 def _data(episode: ExplainedEpisode) -> dict[str, Any]:
     names = ("actions", "rewards", "realised", "quantiles", "mean", "cvar", "disagreement", "samples")
     data: dict[str, Any] = {name: _rounded(getattr(episode, name)) for name in names}
-    data["seen"] = int((episode.rest <= SEEN).sum())  # the rest grows with the steps
+    data["seen"] = int((episode.rest <= LARGEST_REST).sum())  # the rest grows with the steps
     if episode.field is not None:
         data["field"] = {name: _rounded(value) for name, value in episode.field._asdict().items()}
     return data

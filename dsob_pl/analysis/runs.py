@@ -65,7 +65,7 @@ def _runs_of(client: Any, name: str) -> list[Any]:
     """All runs of the suite that are not superseded."""
     from mlflow.exceptions import MlflowException
 
-    from dsob_pl.tracking.store import PARENT_TAG, SUPERSEDED_TAG, all_runs
+    from dsob_pl.tracking.store import PARENT_TAG, SUPERSEDED_TAG, all_runs, reason_of
 
     try:
         experiment = client.get_experiment_by_name(name)
@@ -75,7 +75,7 @@ def _runs_of(client: Any, name: str) -> list[Any]:
             raise UsageError(f"there is no suite '{name}'{nearest(name, names) or there}")
         runs = all_runs(client, [experiment.experiment_id])
     except MlflowException as error:
-        raise UsageError(f"MLflow cannot be read: {' '.join(str(error).split())[:200]}") from error
+        raise UsageError(f"MLflow cannot be read: {reason_of(error)}") from error
     gone = {run.info.run_id for run in runs if run.data.tags.get(SUPERSEDED_TAG) == "true"}
     return [r for r in runs if r.info.run_id not in gone and r.data.tags.get(PARENT_TAG) not in gone]
 

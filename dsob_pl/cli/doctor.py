@@ -172,7 +172,14 @@ def folders() -> Iterator[Finding]:
 
 def database(tracking_uri: str | None) -> Iterator[Finding]:
     """That MLflow's store is there, and takes what it is given."""
-    from dsob_pl.tracking.store import all_runs, database_path, mlflow_client, resolve_tracking_uri
+    from dsob_pl.tracking.store import (
+        all_runs,
+        database_path,
+        http_limits,
+        mlflow_client,
+        reason_of,
+        resolve_tracking_uri,
+    )
 
     uri = resolve_tracking_uri(tracking_uri)
     path = database_path(uri)
@@ -186,17 +193,15 @@ def database(tracking_uri: str | None) -> Iterator[Finding]:
         if problem is not None:
             yield Finding("problem", "MLflow", problem)
             return
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from mlflow.exceptions import MlflowException
 
     try:
-        client = mlflow_client(uri)
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        count = len(all_runs(client, experiments))
+        with http_limits(seconds=10, retries=1):
+            client = mlflow_client(uri)
+            experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+            count = len(all_runs(client, experiments))
     except MlflowException as error:
-        reason = re.split(r"\[SQL:", " ".join(str(error).split()))[0][:200]
-        yield Finding("problem", "MLflow", f"'{uri}' cannot be read: {reason}")
+        yield Finding("problem", "MLflow", f"'{uri}' cannot be read: {reason_of(error)}")
         return
     yield Finding("ok", "MLflow", f"'{path or uri}' has {len(experiments)} experiments and {count} runs")
 

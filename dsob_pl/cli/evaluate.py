@@ -7,7 +7,7 @@ import json
 import math
 from typing import Any
 
-from dsob_pl.cli.options import Parser, at_least
+from dsob_pl.cli.options import Parser, add_source, at_least
 from dsob_pl.errors import UsageError
 
 PARALLEL_ENVIRONMENTS = 10  # one batched policy call for so many episodes; more cost memory and gain little
@@ -20,21 +20,14 @@ def parser() -> Parser:
         description="Episodes of a trained policy, without exploration.",
         allow_abbrev=False,
     )
-    source = result.add_mutually_exclusive_group(required=True)
-    source.add_argument("--run", metavar="RUN_ID", help="id of a run, or the beginning of one")
-    source.add_argument("--ckpt", metavar="PATH", help="a checkpoint file")
-    result.add_argument("--which", choices=("best", "last"), default="best", help="checkpoint of the run (best)")
+    add_source(result)
     result.add_argument("--episodes", type=at_least(1), default=10, metavar="N", help="number of episodes (10)")
     result.add_argument(
         "--seed", type=at_least(0), metavar="S", help="reset seed of the first episode (that of the run's evaluations)"
     )
     result.add_argument("--env_id", metavar="ID", help="evaluate in another environment than the run's")
-    result.add_argument(
-        "--clean", action="store_true", help="leave out the noise that the run's config has (data.noise)"
-    )
     result.add_argument("--video", metavar="MP4", help="record one more episode, with the first seed, to this file")
     result.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    result.add_argument("--tracking_uri", metavar="URI", help="MLflow's (sqlite:///mlflow.db)")
     result.add_argument("--device", default="cpu", help="where the policy runs (cpu)")
     return result
 

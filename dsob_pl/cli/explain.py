@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dsob_pl.cli.options import Parser, at_least
+from dsob_pl.cli.options import Parser, add_source, at_least, check_folder
 from dsob_pl.errors import UsageError
 
 _DOTS = 130  # per inch
@@ -18,16 +18,11 @@ def parser() -> Parser:
         "action gradients: OUT/explain.png, and OUT/explain.html to scrub through.",
         allow_abbrev=False,
     )
-    source = result.add_mutually_exclusive_group(required=True)
-    source.add_argument("--run", metavar="RUN_ID", help="id of a run, or the beginning of one")
-    source.add_argument("--ckpt", metavar="PATH", help="a checkpoint file")
-    result.add_argument("--which", choices=("best", "last"), default="best", help="checkpoint of the run (best)")
+    add_source(result)
     result.add_argument("--episode", type=at_least(0), default=0, metavar="SEED", help="reset seed (0)")
     result.add_argument("--samples", type=at_least(20), default=200, metavar="N", help="of each critic and step (200)")
     result.add_argument("--max_steps", type=at_least(1), metavar="T", help="cut the episode off after so many steps")
-    result.add_argument("--clean", action="store_true", help="leave out the noise that the run's config has")
     result.add_argument("--out", metavar="DIR", default="explained", help="folder of the two files (explained)")
-    result.add_argument("--tracking_uri", metavar="URI", help="MLflow's (sqlite:///mlflow.db)")
     return result
 
 
@@ -46,7 +41,6 @@ def explain(arguments: list[str]) -> int:
     from dsob_pl.analysis.episode_figure import coverage_line, episode_figure
     from dsob_pl.analysis.episode_page import episode_page
     from dsob_pl.cli.loading import build_noise, load
-    from dsob_pl.cli.report import check_folder
     from dsob_pl.envs import make_env
 
     out = Path(options.out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from dsob_pl.errors import UsageError, nearest
@@ -35,6 +36,31 @@ class Parser(argparse.ArgumentParser):
             name = unknown[0].partition("=")[0]
             raise UsageError(f"{self._command}: unknown option '{unknown[0]}'{nearest(name, valid)}")
         return options
+
+
+def add_source(parser: Parser) -> None:
+    """Adds the options that name a trained agent: a run or a checkpoint, which of the run's, and the store."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", metavar="RUN_ID", help="id of a run, or the beginning of one")
+    source.add_argument("--ckpt", metavar="PATH", help="a checkpoint file")
+    parser.add_argument("--which", choices=("best", "last"), default="best", help="checkpoint of the run (best)")
+    parser.add_argument(
+        "--clean", action="store_true", help="leave out the noise that the run's config has (data.noise)"
+    )
+    parser.add_argument("--tracking_uri", metavar="URI", help="MLflow's (sqlite:///mlflow.db)")
+
+
+def check_folder(out: Path) -> None:
+    """Raises UsageError where a folder of results cannot be made or written to."""
+    from dsob_pl.tracking.store import check_writable
+
+    taken = next((place for place in (out, *out.parents) if place.exists()), Path())
+    if not taken.is_dir():
+        raise UsageError(f"out: '{taken}' is a file; expected a folder")
+    try:
+        check_writable(out)
+    except UsageError as error:
+        raise UsageError(f"out: {str(error).partition(';')[0]}") from error
 
 
 def at_least(minimum: int) -> Callable[[str], int]:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dsob_pl.cli.options import Parser
+from dsob_pl.cli.options import Parser, check_folder
 from dsob_pl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,19 +67,6 @@ def _read(options: argparse.Namespace) -> Results:
     if options.suite not in (None, results.suite):
         raise UsageError(f"suite: '{options.from_csv}' holds the suite '{results.suite}', not '{options.suite}'")
     return results.scored_by(options.score or results.score)
-
-
-def check_folder(out: Path) -> None:
-    """Raises UsageError where a folder of results cannot be made or written to."""
-    from dsob_pl.tracking.store import check_writable
-
-    taken = next((place for place in (out, *out.parents) if place.exists()), Path())
-    if not taken.is_dir():
-        raise UsageError(f"out: '{taken}' is a file; expected a folder")
-    try:
-        check_writable(out)
-    except UsageError as error:
-        raise UsageError(f"out: {str(error).partition(';')[0]}") from error
 
 
 def _write(comparison: Comparison, out: Path) -> None:

@@ -87,13 +87,10 @@ def scores(learned: Tensor, true: Tensor, state_size: int, state: bool = False) 
 def _gradient_scores(learned: Tensor, true: Tensor, unit: Tensor, part: slice, prefix: str) -> dict[str, Tensor]:
     """Scores of the components ``part``, their names with ``prefix``."""
     (mean, variance), (true_mean, true_variance) = _mean(learned[..., part]), _mean(true[..., part])
-    cosine = cosine_similarity(mean, true_mean, -1)
-    # A gradient that is exactly 0 has no direction; that both agree on it is a full score.
-    cosine = torch.where((mean == true_mean).all(-1), 1.0, cosine)
     conditional = (*conditional_means(learned, part), *conditional_means(true, part))
     return {
         f"{prefix}gradient_error": relative_error(mean, variance, true_mean, true_variance),
-        f"{prefix}gradient_cosine": cosine.mean(),
+        f"{prefix}gradient_cosine": _cosine(mean, true_mean),
         f"{prefix}gradient_spread": _spread_ratio(learned, true, unit, part),
         f"{prefix}conditional_gradient_error": relative_error(*conditional),
     }
@@ -104,11 +101,9 @@ def _tail_scores(learned: Tensor, true: Tensor, part: slice) -> dict[str, Tensor
     result = {}
     for alpha in _TAILS:
         (mean, variance), (true_mean, true_variance) = (tail_means(x, part, alpha) for x in (learned, true))
-        cosine = cosine_similarity(mean, true_mean, -1)
-        cosine = torch.where((mean == true_mean).all(-1), 1.0, cosine)
         name = f"cvar_{alpha * 100:.0f}_gradient"
         result[f"{name}_error"] = relative_error(mean, variance, true_mean, true_variance)
-        result[f"{name}_cosine"] = cosine.mean()
+        result[f"{name}_cosine"] = _cosine(mean, true_mean)
     return result
 
 
@@ -151,6 +146,12 @@ def relative_error(mean: Tensor, variance: Tensor, true_mean: Tensor, true_varia
     # A true mean that cannot be told from 0 must not divide by 0, or by a negative number.
     size = torch.maximum(true_mean.square().sum() - noise, noise)
     return (error / torch.where(size > 0, size, 1.0)).sqrt()
+
+
+def _cosine(mean: Tensor, true_mean: Tensor) -> Tensor:
+    """Cosine of ``mean [R, D]`` and ``true_mean``, averaged over rows (0-d)."""
+    # A gradient that is exactly 0 has no direction; that both agree on it is a full score.
+    return torch.where((mean == true_mean).all(-1), 1.0, cosine_similarity(mean, true_mean, -1)).mean()
 
 
 def _spread_ratio(learned: Tensor, true: Tensor, unit: Tensor, part: slice) -> Tensor:

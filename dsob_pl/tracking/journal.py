@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dsob_pl.errors import UsageError
+from dsob_pl.files import sync_folder
 
 JOURNAL = "journal.jsonl"
 FORMAT = 1
@@ -113,7 +114,7 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(self.path)
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
 
     def _extend(self, text: str) -> None:
         size = self.path.stat().st_size
@@ -223,14 +224,6 @@ def _parsed(line: bytes) -> Row | None:
 
 def _lock_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.lock")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def batches(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:

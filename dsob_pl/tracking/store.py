@@ -70,8 +70,7 @@ def mlflow_client(tracking_uri: str) -> MlflowClient:
     try:
         return mlflow.MlflowClient(tracking_uri)
     except MlflowException as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"MLflow cannot use the tracking uri '{tracking_uri}': {reason}") from error
+        raise UsageError(f"MLflow cannot use the tracking uri '{tracking_uri}': {reason_of(error)}") from error
 
 
 def existing_client(tracking_uri: str, write: bool = False) -> MlflowClient:

@@ -99,6 +99,16 @@ def test_what_is_shown_is_what_the_agent_predicts(planar: ExplainedEpisode) -> N
     np.testing.assert_allclose(ranks, np.round(2 * ranks) / 2, atol=1e-4)
 
 
+def test_an_episode_looked_at_piece_by_piece_is_the_same(
+    planar: ExplainedEpisode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dsob_pl.analysis.episode._ROWS", 7 * 40)
+    env = TimeLimit(make_env("dsob_pl/PointMass-v0"), 30)
+    for name, value in explain_episode(agent_for(env), env, 3, 40)._asdict().items():
+        if isinstance(value, np.ndarray):
+            np.testing.assert_allclose(value, getattr(planar, name), atol=1e-5, err_msg=name)
+
+
 def test_the_field_is_the_law_of_other_actions(planar: ExplainedEpisode) -> None:
     assert planar.field is not None
     env = TimeLimit(make_env("dsob_pl/PointMass-v0"), 30)

@@ -10,7 +10,7 @@ from dsob_pl.envs.problems.optimum import Plan, normalized_score, plan, referenc
 from dsob_pl.envs.problems.planar import PlanarProblem
 from dsob_pl.envs.problems.point_mass import PointMass
 from dsob_pl.envs.problems.reward_chain import RewardChain
-from dsob_pl.envs.problems.risk_optimum import RiskPlan, lower_cvar, play, risk_plan
+from dsob_pl.envs.problems.risk_optimum import RiskPlan, play, play_policy, risk_plan
 from dsob_pl.envs.problems.rotation import Rotation
 from dsob_pl.envs.problems.summit import Summit
 
@@ -31,10 +31,10 @@ __all__ = [
     "RiskPlan",
     "Rotation",
     "Summit",
-    "lower_cvar",
     "normalized_score",
     "plan",
     "play",
+    "play_policy",
     "reference",
     "register_problems",
     "risk_plan",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
@@ -25,6 +24,8 @@ class Interpolation:
     """
 
     def __init__(self, columns: Tensor, weights: Tensor, size: int):
+        from scipy.sparse import csr_array  # not at the top: every run would load it with the environments
+
         rows = torch.arange(len(columns)).unsqueeze(1).expand_as(columns)
         place = rows.flatten().numpy(), columns.flatten().numpy()
         # torch's own sparse matrices warn that they are in beta

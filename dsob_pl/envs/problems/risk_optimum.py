@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -21,14 +22,6 @@ Objective = Literal["mean", "episode_cvar", "nested_cvar"]
 _OBJECTIVES = ("mean", "episode_cvar", "nested_cvar")
 _FIRST = 30  # first positions along one axis
 _COARSE, _ZOOMED = 13, 9  # actions along one axis in the two rounds of a search
-
-
-def lower_cvar(returns: Tensor, alpha: float) -> float:
-    """Mean of the lowest ``alpha`` of the samples ``[n]``; the one that alpha n cuts counts with the part inside."""
-    n = alpha * len(returns)
-    ordered = returns.double().sort().values
-    weights = (n - torch.arange(len(returns), dtype=torch.float64)).clamp(0, 1)
-    return float((weights * ordered).sum() / n)
 
 
 class RiskPlan(NamedTuple):
@@ -173,6 +166,34 @@ def play(
         clockless: take the first step's policy at every step, as an agent does that does not see the time.
 
     Returns:
+        As ``play_policy``.
+    """
+
+    def policy(s: Tensor, step: int, earned: Tensor) -> Tensor:
+        return found.act(s, 0 if clockless else step, found.budget - earned)
+
+    return play_policy(problem, policy, found.gamma, len(found.scores), episodes, generator)
+
+
+def play_policy(
+    problem: PlanarProblem,
+    policy: Callable[[Tensor, int, Tensor], Tensor],
+    gamma: float,
+    limit: int,
+    episodes: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Episodes of any policy in the problem itself, which is copied.
+
+    Args:
+        problem: of any type.
+        policy: positions ``[n, 2]``, step and discounted rewards so far ``[n]``, to actions ``[n, 2]``; float64.
+        gamma: discount.
+        limit: steps of an episode.
+        episodes: n.
+        generator: of first positions and noise.
+
+    Returns:
         Discounted returns ``[n]`` and positions ``[T + 1, n, 2]``, float64.
     """
     problem = copy.deepcopy(problem).cpu().double()
@@ -181,10 +202,9 @@ def play(
         return torch.randn(episodes, size, generator=generator, dtype=torch.float64)
 
     s, total, alive = problem.initial_state(normal(2)), torch.zeros(episodes).double(), torch.ones(episodes).double()
-    budget, path = torch.full((episodes,), found.budget, dtype=torch.float64), [s]
-    for t in range(len(found.scores)):
-        s, r, terminated = problem(s, found.act(s, 0 if clockless else t, budget), normal(problem.noise_size))
-        total, alive = total + found.gamma**t * alive * r, alive * (1 - terminated)
-        budget = budget - found.gamma**t * r
+    path = [s]
+    for t in range(limit):
+        s, r, terminated = problem(s, policy(s, t, total), normal(problem.noise_size))
+        total, alive = total + gamma**t * alive * r, alive * (1 - terminated)
         path.append(s)
     return total, torch.stack(path)

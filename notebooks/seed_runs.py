@@ -1,0 +1,52 @@
+"""What studies of many seeds have in common: fits in a folder of their own, and a CSV of one row per seed."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def fit(place: Path, files: Sequence[Path], seeds: str, *options: str) -> list[Any]:
+    """Trains all seeds in one process in the new folder ``place``; the seeds' runs as MLflow has them, in order."""
+    from dsob_pl.tracking.store import PARENT_TAG, all_runs, mlflow_client
+
+    place.mkdir()
+    words = ["fit", *(word for file in files for word in ("--config", str(file))), f"--seeds={seeds}", *options]
+    own = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
+    own |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-m", "dsob_pl", *words], cwd=place, env=own, check=True, stdout=subprocess.DEVNULL)
+    client = mlflow_client(f"sqlite:///{place / 'mlflow.db'}")
+    runs = all_runs(client, [experiment.experiment_id for experiment in client.search_experiments()])
+    return sorted((run for run in runs if PARENT_TAG in run.data.tags), key=lambda run: int(run.data.tags["seed"]))
+
+
+def provenance(run: Any) -> dict[str, object]:
+    """Where a row comes from: seed, run, commit and command."""
+    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    command = f"python {' '.join(sys.argv)}"
+    return {"seed": int(run.data.tags["seed"]), "run": run.info.run_id[:8], "commit": commit[:10], "command": command}
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """Rows of a file; none where there is none."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def keep(path: Path, columns: Sequence[str], key: str, rows: Sequence[dict[str, object]]) -> None:
+    """Writes ``rows`` to a file in place of those that it has of the same ``key``."""
+    new = {row[key] for row in rows}
+    kept = [row for row in read(path) if row[key] not in new]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*kept, *rows])
