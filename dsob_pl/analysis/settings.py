@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 # What the agent takes where its option is None.
-_DEFAULTS = {"model.overestimation": "Truncation", "model.divergence": "MaxSlicedMMD"}
-COLUMNS = ("targets", "draws", "pessimism", "gradients", "divergence", "updates_per_step")
+_DEFAULTS = {"model.overestimation": "Truncation", "model.divergence": "MaxSlicedMMD", "model.risk": "Mean"}
+COLUMNS = ("targets", "draws", "pessimism", "gradients", "divergence", "risk", "updates_per_step")
 
 
 def setting(params: Mapping[str, str]) -> dict[str, str]:
@@ -17,8 +17,8 @@ def setting(params: Mapping[str, str]) -> dict[str, str]:
 
     Returns:
         targets: real or imagined transitions, and by which model; draws: samples M per transition and target critic;
-        pessimism: the overestimation correction; gradients: which derivatives a sample has; divergence;
-        updates_per_step. Empty where it was not logged.
+        pessimism: the overestimation correction; gradients: which derivatives a sample has; divergence; risk: what the
+        policy ascends; updates_per_step. Empty where it was not logged.
     """
     if "model.target_source" not in params:
         return dict.fromkeys(COLUMNS, "")
@@ -30,16 +30,22 @@ def setting(params: Mapping[str, str]) -> dict[str, str]:
         "pessimism": _pessimism(params),
         "gradients": params.get("model.sobolev", "").replace("_", "-"),
         "divergence": _divergence(params),
+        "risk": _with_options(params, "model.risk"),
         "updates_per_step": params.get("data.updates_per_step", ""),
     }
 
 
 def in_words(row: Mapping[str, str]) -> str:
-    """One line of the columns that decide whether two methods saw the same: targets, draws, pessimism."""
+    """One line of the columns that decide whether two methods saw the same: targets, draws, pessimism.
+
+    Also what the policy ascends, where that is not the mean; tables of older reports do not say.
+    """
     if not row["targets"]:
         return ""
     draws = f", {row['draws']} draw{'' if row['draws'] == '1' else 's'}" if row["draws"] else ""
-    return f"{row['targets']}{draws}; {row['pessimism']}"
+    risk = row.get("risk", "")
+    ascends = f"; ascends {risk}" if risk not in ("", "Mean") else ""
+    return f"{row['targets']}{draws}; {row['pessimism']}{ascends}"
 
 
 def _part(params: Mapping[str, str], key: str) -> str:
@@ -56,6 +62,12 @@ def _targets(source: str, model: str) -> str:
 def _pessimism(params: Mapping[str, str]) -> str:
     name, drop = _part(params, "model.overestimation"), params.get("model.overestimation.drop")
     return f"{name} {drop}" if drop else name
+
+
+def _with_options(params: Mapping[str, str], key: str) -> str:
+    """The part and the values of its own options, such as ``CVaR 0.1 lower``."""
+    options = [value for name, value in sorted(params.items()) if name.startswith(f"{key}.")]
+    return " ".join([_part(params, key), *options])
 
 
 def _divergence(params: Mapping[str, str]) -> str:

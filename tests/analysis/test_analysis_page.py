@@ -125,6 +125,12 @@ def test_a_suite_in_which_nothing_has_ended_has_no_comparison():
             {"overestimation": "x.LowerMean", "samples": "4"},
             "imagined by Flow, 4 draws; LowerMean",
         ),
+        (
+            "imagined",
+            "x.CVAE",
+            {"samples": "4", "risk": "x.CVaR", "risk.alpha": "0.1", "risk.tail": "lower"},
+            "imagined by CVAE, 4 draws; Truncation; ascends CVaR 0.1 lower",
+        ),
     ],
 )
 def test_the_data_setting_in_words(source, model, more, words):
