@@ -17,7 +17,13 @@ STEPS = (100, 200, 300)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SCORE = "eval/normalized_score"
 LEVELS = {"td3": 0.2, "mage": 0.5, "msmmd_sobolev": 0.9, "mmd": 0.52}
-SETTING = {"targets": "imagined by CVAE", "draws": "10", "pessimism": "Truncation 0.1", "gradients": "action"}
+SETTING = {
+    "targets": "imagined by CVAE",
+    "draws": "10",
+    "pessimism": "Truncation 0.1",
+    "gradients": "action",
+    "risk": "Mean",
+}
 
 
 def command_of(cell: str, seeds: str = "0-2") -> str:

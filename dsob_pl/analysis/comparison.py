@@ -196,5 +196,5 @@ def _setting(results: Results, method: str, task: str | None, noise: str) -> str
     cells = results.cells[(results.cells["method"] == method) & (results.cells["noise"] == noise)]
     if task is not None:
         cells = cells[cells["task"] == task]
-    words = {in_words({name: str(row[name]) for name in COLUMNS if name in row}): None for _, row in cells.iterrows()}
+    words = {in_words({name: str(row[name]) for name in COLUMNS}): None for _, row in cells.iterrows()}
     return " | ".join(text for text in words if text)

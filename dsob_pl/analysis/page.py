@@ -289,4 +289,4 @@ def _border(rows: pd.DataFrame) -> Sequence[int]:
 
 
 def _setting_of(cell: pd.Series) -> str:
-    return in_words({name: str(cell[name]) for name in COLUMNS if name in cell})
+    return in_words({name: str(cell[name]) for name in COLUMNS})

@@ -27,7 +27,7 @@ def setting(params: Mapping[str, str]) -> dict[str, str]:
     return {
         "targets": _targets(params["model.target_source"], _part(params, "model.world_model")),
         "draws": samples if targets == "None" else targets,
-        "pessimism": _pessimism(params),
+        "pessimism": _with_options(params, "model.overestimation"),
         "gradients": params.get("model.sobolev", "").replace("_", "-"),
         "divergence": _divergence(params),
         "risk": _with_options(params, "model.risk"),
@@ -38,13 +38,12 @@ def setting(params: Mapping[str, str]) -> dict[str, str]:
 def in_words(row: Mapping[str, str]) -> str:
     """One line of the columns that decide whether two methods saw the same: targets, draws, pessimism.
 
-    Also what the policy ascends, where that is not the mean; tables of older reports do not say.
+    Also what the policy ascends, where that is not the mean; '' in tables of older reports.
     """
     if not row["targets"]:
         return ""
     draws = f", {row['draws']} draw{'' if row['draws'] == '1' else 's'}" if row["draws"] else ""
-    risk = row.get("risk", "")
-    ascends = f"; ascends {risk}" if risk not in ("", "Mean") else ""
+    ascends = f"; ascends {row['risk']}" if row["risk"] not in ("", "Mean") else ""
     return f"{row['targets']}{draws}; {row['pessimism']}{ascends}"
 
 
@@ -57,11 +56,6 @@ def _targets(source: str, model: str) -> str:
     if not model:
         return "real transitions"
     return f"imagined by {model}" if source == "imagined" else f"real transitions, noise of {model} inferred"
-
-
-def _pessimism(params: Mapping[str, str]) -> str:
-    name, drop = _part(params, "model.overestimation"), params.get("model.overestimation.drop")
-    return f"{name} {drop}" if drop else name
 
 
 def _with_options(params: Mapping[str, str], key: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dsob_pl.analysis.settings import COLUMNS
 from dsob_pl.errors import UsageError, nearest
 
 METRICS = (
@@ -114,6 +115,8 @@ def read_csv(folder: str | Path) -> Results:
             raise UsageError(f"'{Path(folder) / name}' has no column '{lacking[0]}'; expected a file that report wrote")
     if finals.empty or cells.empty:
         raise UsageError(f"'{folder}' has no runs in its tables")
+    for name in set(COLUMNS) - set(cells):  # of a data setting, which older reports did not tell
+        cells[name] = ""
     return Results(str(cells["suite"].iloc[0]), str(cells["score"].iloc[0]), curves, finals, cells)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -147,6 +148,11 @@ def test_tables_survive_their_files(results, tmp_path):
     assert (back.suite, back.score) == ("tiny", SCORE)
     for own, other in ((results.finals, back.finals), (results.curves, back.curves), (results.cells, back.cells)):
         pd.testing.assert_frame_equal(own, other, rtol=1e-5, check_dtype=False)
+
+
+def test_tables_of_before_risk_was_told_are_read(results, tmp_path):
+    to_csv(replace(results, cells=results.cells.drop(columns="risk")), tmp_path)
+    assert (read_csv(tmp_path).cells["risk"] == "").all()
 
 
 @pytest.mark.parametrize(
