@@ -70,6 +70,9 @@ def cells() -> dict[str, str]:
         "cVAE / MMD Sobolev, no decoder noise": f"{LEARNED} {MODEL}.world_model.init_args.sample_decoder_noise false",
         "cVAE / MMD Sobolev, inferred noise": f"{LEARNED} {MODEL}.target_source replayed",
         "point mass / MMD Sobolev, state-action": PM,
+        "point mass / MMD Sobolev, state-action, N = 20, 128 units": (
+            f"{PM} {MODEL}.samples 20 {MODEL}.critic.init_args.hidden [128,128]"
+        ),
         "point mass / MMD Sobolev": f"{PM} {method('mmd_sobolev')}",
         "point mass / MSMMD Sobolev": f"{PM} {method('msmmd_sobolev')} {direction} cross_fitted",
         "point mass / MSMMD Sobolev, state-action": f"{PM} {method('msmmd_sobolev_state_action')}",

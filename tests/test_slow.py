@@ -64,6 +64,10 @@ TRUTH = {
         [POINT_MASS],
         {"gradient_spread": (0.85, 1.1), "energy_distance": (0, 0.045), **TAIL},
     ),
+    "point mass, state-action, N = 20, 128 units": (
+        [POINT_MASS, "--model.init_args.samples=20", "--model.init_args.critic.init_args.hidden=[128,128]"],
+        {"gradient_spread": (0.85, 1.1), "energy_distance": (0, 0.045), **BOTH_TAILS},
+    ),
     # The law of dG/ds, which nothing asks for here, is in the next backup all the same.
     "point mass, action only": ([POINT_MASS, MMD_SOBOLEV], {"gradient_spread": (0, 0.75)}),
     "rotation 0.9": ([ROTATION], {"return_error": (0, 0.25)}),

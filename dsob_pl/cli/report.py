@@ -26,7 +26,12 @@ def parser() -> Parser:
         allow_abbrev=False,
     )
     result.add_argument("--suite", metavar="NAME", help="name of the suite, which is that of its MLflow experiment")
-    result.add_argument("--from_csv", metavar="DIR", help="read the tables that report has written to DIR, not MLflow")
+    result.add_argument(
+        "--from_csv",
+        metavar="DIR",
+        nargs="+",
+        help="read the tables that report wrote to DIR, not MLflow; of several, each cell where it is most complete",
+    )
     result.add_argument("--out", metavar="DIR", required=True, help="folder of report.html, the tables and figures/")
     result.add_argument("--tracking_uri", metavar="URI", help="MLflow's (sqlite:///mlflow.db)")
     result.add_argument("--score", metavar="METRIC", help="metric to compare by (that of the suite)")
@@ -59,13 +64,13 @@ def report(arguments: list[str]) -> int:
 
 
 def _read(options: argparse.Namespace) -> Results:
-    from dsob_pl.analysis import read_csv, read_suite
+    from dsob_pl.analysis import read_csvs, read_suite
 
     if options.from_csv is None:
         return read_suite(options.suite, options.tracking_uri, options.score)
-    results = read_csv(options.from_csv)
+    results = read_csvs(options.from_csv)
     if options.suite not in (None, results.suite):
-        raise UsageError(f"suite: '{options.from_csv}' holds the suite '{results.suite}', not '{options.suite}'")
+        raise UsageError(f"suite: '{options.from_csv[0]}' holds the suite '{results.suite}', not '{options.suite}'")
     return results.scored_by(options.score or results.score)
 
 

@@ -53,6 +53,8 @@ def test_report_writes_page_tables_and_figures(options, tmp_path, capfd):
     first = (tmp_path / "out" / "report.html").read_text()
     assert main(["report", "--from_csv", "out", "--out", "out"]) == 0
     assert (tmp_path / "out" / "report.html").read_text() == first
+    assert main(["report", "--from_csv", "out", "out", "--out", "twice"]) == 0
+    assert (tmp_path / "twice" / "report.html").read_text() == first
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith("mlflow")] == []
 
 
