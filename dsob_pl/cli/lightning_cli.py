@@ -189,7 +189,9 @@ class CLI(LightningCLI):
         first = self.parts[self.seeds[0]]
         # The trainer's own callbacks are those that all seeds share, and a checkpoint of all of them.
         own = Namespace({**vars(first.built.trainer), "callbacks": shared_callbacks(first)})
-        joint = Namespace({"trainer": own, "checkpoint": copy.deepcopy(first.built.checkpoint)})
+        checkpoint = copy.deepcopy(first.built.checkpoint)
+        # Lightning takes the arguments of its own subcommand from here; without ckpt_path a run would begin anew.
+        joint = Namespace({"trainer": own, "checkpoint": checkpoint, "ckpt_path": first.config.ckpt_path})
         self.config_init = Namespace({self.command: joint})
         self.trainer = self.instantiate_trainer()
         loggers = {seed: seed_loggers(self.trainer.loggers, seed) for seed in self.seeds}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -165,8 +166,12 @@ def test_a_run_of_many_seeds_goes_on_from_its_checkpoint(tiny, capfd):
     content = torch.load(last, weights_only=True)
     assert content["dsob_seeds"] == [0, 1]
     assert content["state_dict"]["stack.critic"].shape[0] == 2
-    assert main([*options, "--seeds=0-1", "--trainer.max_steps=60", f"--ckpt_path={last}"]) == 0
-    assert "finished at step 60" in capfd.readouterr().out
+    capfd.readouterr()
+    assert main([*options, "--seeds=0-1", "--trainer.max_steps=75", f"--ckpt_path={last}"]) == 0
+    out = capfd.readouterr().out
+    assert f"going on from step {content['global_step']} of " in out
+    assert min(map(int, re.findall(r"^step (\d+)/75 ", out, re.M))) > content["global_step"] > 0
+    assert "finished at step 75" in out
     # The parent's config says all of it, and is run as it is.
     config = last.parents[1] / "config.yaml"
     assert main(["fit", "--config", str(config), "--trainer.max_steps=32"]) == 0

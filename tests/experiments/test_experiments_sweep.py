@@ -165,6 +165,9 @@ def test_whatever_is_killed_the_same_runs_go_on_and_nothing_is_doubled(folder: P
     check_cells([name], list(range(10, 101, 10)))
     assert log(name).count(" started\n") == 1
     assert log(name).count(" gone on with\n") == 2
+    from_steps = [int(step) for step in re.findall(r"^going on from step (\d+) of ", log(name), re.M)]
+    assert len(from_steps) == 2
+    assert 20 <= from_steps[0] < 60 <= from_steps[1] < 100
 
 
 def test_a_sweep_that_is_interrupted_saves_checkpoints_and_says_so(folder: Path) -> None:

@@ -20,9 +20,16 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_killed_at_twenty_random_moments(straight: Path, tmp_path: Path) -> None:
     torn = killed(tmp_path, 20, seed=0, mean_seconds=0.7, start=start)
     assert torn > 0  # some were killed while they wrote
-    finish(start(tmp_path, "--ckpt_path=last"))
+    assert goes_on_from(finish(start(tmp_path, "--ckpt_path=last"))) > 0
     check_same(tmp_path, straight)
     assert not list(tmp_path.rglob(".*.part"))
+
+
+def goes_on_from(out: str) -> int:
+    """The step; a run that begins anew ends as the same run, too."""
+    (step,) = re.findall(r"^going on from step (\d+) of ", out, re.M)
+    assert not re.search(rf"^step (?:{'|'.join(str(s) for s in range(20, int(step) + 1, 20))})/", out, re.M)
+    return int(step)
 
 
 def test_many_seeds_killed(tmp_path: Path) -> None:
@@ -32,7 +39,7 @@ def test_many_seeds_killed(tmp_path: Path) -> None:
     until(lambda: list(cut_off.glob("mlruns/*/*/artifacts/checkpoints/previous.ckpt")))
     process.kill()
     process.communicate()
-    finish(start(cut_off, "--seeds=0-1", "--ckpt_path=last"))
+    assert goes_on_from(finish(start(cut_off, "--seeds=0-1", "--ckpt_path=last"))) >= 40
     check_same(cut_off, tmp_path / "straight")
 
 
