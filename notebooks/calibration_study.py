@@ -1,10 +1,10 @@
 """Whether the law of the return that a critic has learned in control is calibrated: the README's table.
 
-    python notebooks/calibration_study.py                 five seeds of each; about half an hour on one core
+    python notebooks/calibration_study.py                 five seeds of each; more than an hour on one core
     python notebooks/calibration_study.py --table         the table from the file, nothing is run
 
-Each cell is the default of conf/pendulum.yaml with another divergence; coverage is that of the last evaluation's
-episodes, which were not seen in training.
+Each cell is the default of conf/pendulum.yaml with another divergence, or without truncation and for longer; coverage is
+that of the last evaluation's episodes, which were not seen in training.
 """
 
 from __future__ import annotations
@@ -41,6 +41,10 @@ CELLS: dict[str, dict[str, object]] = {
     "MMD, biased": anchored("MMD", estimator="biased"),
     "max-sliced MMD, direction of the batch": anchored("MaxSlicedMMD", direction="batch"),
     "max-sliced MMD, direction per transition": anchored("MaxSlicedMMD", direction="transition"),
+    "MMD, unbiased, nothing truncated": {
+        "model": {"init_args": {"overestimation": {"class_path": "dsob_pl.bellman.NoCorrection"}}},
+        "trainer": {"max_steps": 4000},
+    },
 }
 
 
@@ -69,20 +73,21 @@ def table(rows: list[dict[str, str]]) -> str:
     if not rows:
         return ""
     lines = [
-        "| divergence, in the default of conf/pendulum.yaml | seeds | 50 % interval | 80 % interval | 95 % interval "
-        "| mean PIT | CRPS | return |",
-        "|---|---|---|---|---|---|---|---|",
+        "| divergence, in the default of conf/pendulum.yaml | seeds | steps | 50 % interval | 80 % interval | 95 % interval "
+        "| mean PIT | CRPS | predicted value | realised |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for cell in CELLS:
         own = [row for row in rows if row["cell"] == cell]
         if not own:
             continue
         texts = []
-        for name in (*METRICS, "eval/return_mean"):
+        for name in (*METRICS, "eval/value", "eval/discounted_return"):
             values = np.array([float(row[name]) for row in own])
-            digits = 0 if name.endswith("return_mean") else 2
+            digits = 2 if name.startswith(("eval/coverage", "eval/pit")) else 1
             texts.append(f"{values.mean():.{digits}f} [{values.min():.{digits}f}, {values.max():.{digits}f}]")
-        lines.append(f"| {cell} | {len(own)} | {' | '.join(texts)} |")
+        steps = f"{int(own[0]['environment_step']):,}"
+        lines.append(f"| {cell} | {len(own)} | {steps} | {' | '.join(texts)} |")
     return "\n".join(lines)
 
 

@@ -39,6 +39,7 @@ LQ, PM, ROT, CHAIN = (
 )
 LEARNED = f"{LQ} --config conf/ground_truth/cvae.yaml"
 MODEL = "--model.init_args"
+LARGER = f"{MODEL}.samples 20 {MODEL}.critic.init_args.hidden [128,128]"
 ARCHITECTURES = {
     "concatenated": "critics.GenerativeCritic --model.init_args.critic.init_args.noise_gain 0.3",
     "injected": "critics.InjectedCritic",
@@ -70,8 +71,9 @@ def cells() -> dict[str, str]:
         "cVAE / MMD Sobolev, no decoder noise": f"{LEARNED} {MODEL}.world_model.init_args.sample_decoder_noise false",
         "cVAE / MMD Sobolev, inferred noise": f"{LEARNED} {MODEL}.target_source replayed",
         "point mass / MMD Sobolev, state-action": PM,
-        "point mass / MMD Sobolev, state-action, N = 20, 128 units": (
-            f"{PM} {MODEL}.samples 20 {MODEL}.critic.init_args.hidden [128,128]"
+        "point mass / MMD Sobolev, state-action, N = 20, 128 units": (f"{PM} {LARGER}"),
+        "point mass / MMD Sobolev, state-action, N = 20, 128 units, 12,000 updates": (
+            f"{PM} {LARGER} --trainer.max_steps 3200 {MODEL}.critic_scheduler.init_args.total_iters 1200"
         ),
         "point mass / MMD Sobolev": f"{PM} {method('mmd_sobolev')}",
         "point mass / MSMMD Sobolev": f"{PM} {method('msmmd_sobolev')} {direction} cross_fitted",

@@ -66,6 +66,14 @@ def study_of(name):
     return study
 
 
+def test_all_tables_are_in_their_places():
+    module = study_of("readme_tables")
+    assert module.filled(README, module.tables()) == README
+    assert set(module.tables()) == set(re.findall(r"<!-- (.+): begin -->", README))
+    with pytest.raises(ValueError, match="'none'"):
+        module.filled(README, {"none": ""})
+
+
 def shown(name):
     return README.split(f"<!-- {name}: begin -->\n")[1].split(f"<!-- {name}: end -->")[0].strip()
 

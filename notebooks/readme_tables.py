@@ -1,0 +1,56 @@
+"""Puts the tables of the studies into the README, between their marks; nothing is run.
+
+python notebooks/readme_tables.py
+
+Every table is made from files of results/ (and the glossary from the package), so that no number in it is typed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
+
+import calibration_study  # noqa: E402
+import cliff_study  # noqa: E402
+import compare_tables  # noqa: E402
+import ground_truth_study  # noqa: E402
+import many_seeds_study  # noqa: E402
+import sb3_check  # noqa: E402
+
+from dsob_pl.tracking.glossary import glossary_table  # noqa: E402
+
+
+def tables() -> dict[str, str]:
+    """By the name in their marks."""
+    return {
+        **ground_truth_study.tables(),
+        **compare_tables.tables(),
+        "many seeds": many_seeds_study.table(),
+        "sb3": sb3_check.table().strip(),
+        "cliff": cliff_study.table(cliff_study.read(cliff_study.RESULTS)),
+        "calibration": calibration_study.table(calibration_study.read(calibration_study.RESULTS)),
+        "glossary": glossary_table(),
+    }
+
+
+def filled(text: str, found: dict[str, str]) -> str:
+    """The text with every table in its place.
+
+    Raises:
+        ValueError: a table has no place in the text, or more than one.
+    """
+    for name, table in found.items():
+        begin, end = f"<!-- {name}: begin -->\n", f"\n<!-- {name}: end -->"
+        if text.count(begin) != 1 or text.count(end) != 1:
+            raise ValueError(f"README.md: expected the marks of '{name}' once")
+        before, rest = text.split(begin)
+        text = before + begin + table + end + rest.split(end)[1]
+    return text
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(filled(readme.read_text(encoding="utf-8"), tables()), encoding="utf-8")
