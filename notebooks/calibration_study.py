@@ -36,15 +36,18 @@ def anchored(name: str, **options: str) -> dict[str, object]:
     return {"model": {"init_args": {"divergence": outer}}}
 
 
+LONGER: dict[str, object] = {"trainer": {"max_steps": 4000}}
+UNTRUNCATED: dict[str, object] = {
+    "model": {"init_args": {"overestimation": {"class_path": "dsob_pl.bellman.NoCorrection"}}}
+}
 CELLS: dict[str, dict[str, object]] = {
     "MMD, unbiased (default)": {},
     "MMD, biased": anchored("MMD", estimator="biased"),
     "max-sliced MMD, direction of the batch": anchored("MaxSlicedMMD", direction="batch"),
     "max-sliced MMD, direction per transition": anchored("MaxSlicedMMD", direction="transition"),
-    "MMD, unbiased, nothing truncated": {
-        "model": {"init_args": {"overestimation": {"class_path": "dsob_pl.bellman.NoCorrection"}}},
-        "trainer": {"max_steps": 4000},
-    },
+    "MMD, unbiased, longer": LONGER,
+    "MMD, unbiased, nothing truncated": UNTRUNCATED,
+    "MMD, unbiased, nothing truncated, longer": UNTRUNCATED | LONGER,
 }
 
 

@@ -1,4 +1,4 @@
-"""The README's tables of the comparison, from results/compare/ and results/summit_factors.csv; nothing is run.
+"""The README's tables of the comparison, from results/compare/ and results/*_factors.csv; nothing is run.
 
 python notebooks/compare_tables.py
 
@@ -21,7 +21,8 @@ RESULTS = Path(__file__).resolve().parent / "results"
 # Return, environment steps.
 GOALS = {"pendulum": (-200, 2500), "inverted_pendulum": (950, 5000), "inverted_double_pendulum": (9000, 15000)}
 DEFAULT_METHOD = "mmd_anchored_state_action"
-FACTORS_AT = 500  # environment steps, which all of its fits have reached
+# Environment steps that all fits of a file have reached.
+FACTORS_AT = {"summit": 500, "jack": 1000}
 
 
 def task_table(suite: str, task: str, against: str = "mage") -> str:
@@ -37,11 +38,11 @@ def task_table(suite: str, task: str, against: str = "mage") -> str:
     return "\n".join(lines)
 
 
-def factor_table() -> str:
-    """The score on SUMMIT(5) early in training, one factor at a time."""
-    table = pd.read_csv(RESULTS / "summit_factors.csv")
-    table = table[table["environment_step"] == FACTORS_AT]
-    lines = [f"| factor | setting | seeds | score after {FACTORS_AT} environment steps |", "|---|---|---|---|"]
+def factor_table(suite: str) -> str:
+    """The score on SUMMIT(5) early in training, or on JACK(10), one factor at a time."""
+    table, step = pd.read_csv(RESULTS / f"{suite}_factors.csv"), FACTORS_AT[suite]
+    table = table[table["environment_step"] == step]
+    lines = [f"| factor | setting | seeds | score after {step:,} environment steps |", "|---|---|---|---|"]
     for (factor, setting), group in table.groupby(["factor", "setting"], sort=False):
         score = interval(estimate(interquartile_mean, [group["normalized_score"].to_numpy()]))
         lines.append(f"| {factor} | {setting} | {len(group)} | {score} |")
@@ -76,9 +77,41 @@ def control_table() -> str:
     return "\n".join(lines)
 
 
+def control_methods_table() -> str:
+    """Every method on the small control tasks beside the default, whatever its number of seeds."""
+    results = read_csv(RESULTS / "compare" / "control")
+    rows = compare(results, DEFAULT_METHOD).tasks
+    lines = [
+        "| task | noise | method | seeds | met the goal | in environment steps | last evaluation | area under the curve |"
+    ]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for (task, noise), group in rows.groupby(["task", "noise"], sort=False):
+        if len(group) < 2:
+            continue
+        goal, within = GOALS[task]
+        for _, row in group.iterrows():
+            ended = results.ended[["task", "noise", "method", "seed"]]
+            own = results.curves.merge(ended, on=list(ended.columns))
+            own = own[(own["task"] == task) & (own["noise"] == noise) & (own["method"] == row["method"])]
+            met = own[(own["eval/return_mean"] >= goal) & (own["environment_step"] <= within)]
+            first = sorted(met.groupby("seed")["environment_step"].min())
+            when = f"{first[0]:,} to {first[-1]:,}" if first else ""
+            score, area = (interval(estimate_of(row, name)) for name in ("score", "area"))
+            cells = [task, noise, row["method"], row["seeds"], f"{len(first)} of {row['seeds']}", when, score, area]
+            lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
+    return "\n".join(lines)
+
+
 def tables() -> dict[str, str]:
     """By the name of their place in the README."""
-    return {"summit": task_table("summit", "summit_5"), "factors": factor_table(), "control": control_table()}
+    return {
+        "summit": task_table("summit", "summit_5"),
+        "jack": task_table("jack", "jack_10"),
+        "factors": factor_table("summit"),
+        "jack factors": factor_table("jack"),
+        "control": control_table(),
+        "control methods": control_methods_table(),
+    }
 
 
 if __name__ == "__main__":

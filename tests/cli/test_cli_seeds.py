@@ -189,6 +189,24 @@ def test_a_run_of_many_seeds_goes_on_from_its_checkpoint(tiny, capfd):
         load_agent(str(last))
 
 
+def test_many_seeds_cut_off_in_an_episode_go_on_as_if_they_had_not_been(tiny, tmp_path, monkeypatch, capfd):
+    options = [*FIT, "--data.env_id=dsob_pl/Summit-v0", "--data.updates_per_step=1", "--seeds=0-1"]
+    options += ["--trainer.logger=false", "--checkpoint.dirpath=kept"]
+    found = []
+    for steps in (["75"], ["43", "75"]):
+        folder = tmp_path / "-".join(steps)
+        folder.mkdir()
+        (folder / "tiny.yaml").write_text((tmp_path / "tiny.yaml").read_text())
+        monkeypatch.chdir(folder)
+        assert main([*options, f"--trainer.max_steps={steps[0]}"]) == 0
+        for more in steps[1:]:
+            assert main([*options, f"--trainer.max_steps={more}", "--ckpt_path=kept/last.ckpt"]) == 0
+            assert "going on from step 43 of " in capfd.readouterr().out
+        found.append(torch.load("kept/last.ckpt", weights_only=True)["state_dict"])
+    assert found[0].keys() == found[1].keys()
+    assert [name for name in found[0] if not torch.equal(found[0][name], found[1][name])] == []
+
+
 @pytest.mark.parametrize(
     ("text", "seeds"),
     [("0-3", [0, 1, 2, 3]), ("0,3,7", [0, 3, 7]), ("5", [5]), (5, [5]), ("2-3, 9", [2, 3, 9]), ([4, 1], [4, 1])],
