@@ -46,9 +46,9 @@ from pathlib import Path
 import lightning as L
 
 class Throttle(L.Callback):
-    def on_train_batch_end(self, *_):
+    def on_train_batch_end(self, trainer, *_):
         if not Path("fast").exists():
-            time.sleep(0.05)
+            time.sleep(0.05 if trainer.global_step < 80 else 1)  # not over before it is stopped
 """
 CALLBACKS = "[{class_path: dsob_pl.ground_truth.Score}, {class_path: throttle.Throttle}]"
 SLOW = ["trainer.max_steps=100", f"trainer.callbacks={CALLBACKS}"]
@@ -167,7 +167,9 @@ def test_whatever_is_killed_the_same_runs_go_on_and_nothing_is_doubled(folder: P
     assert log(name).count(" gone on with\n") == 2
     from_steps = [int(step) for step in re.findall(r"^going on from step (\d+) of ", log(name), re.M)]
     assert len(from_steps) == 2
-    assert 20 <= from_steps[0] < 60 <= from_steps[1] < 100
+    # The step that a progress line has just told may not have been saved yet.
+    assert 10 <= from_steps[0] < 60
+    assert 50 <= from_steps[1] < 100
 
 
 def test_a_sweep_that_is_interrupted_saves_checkpoints_and_says_so(folder: Path) -> None:
