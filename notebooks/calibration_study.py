@@ -37,9 +37,7 @@ def anchored(name: str, **options: str) -> dict[str, object]:
 
 
 LONGER: dict[str, object] = {"trainer": {"max_steps": 4000}}
-UNTRUNCATED: dict[str, object] = {
-    "model": {"init_args": {"overestimation": {"class_path": "dsob_pl.bellman.NoCorrection"}}}
-}
+UNTRUNCATED: dict[str, object] = yaml.safe_load((ROOT / "conf/ablation/no_truncation.yaml").read_text(encoding="utf-8"))
 CELLS: dict[str, dict[str, object]] = {
     "MMD, unbiased (default)": {},
     "MMD, biased": anchored("MMD", estimator="biased"),

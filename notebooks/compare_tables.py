@@ -81,6 +81,8 @@ def control_methods_table() -> str:
     """Every method on the small control tasks beside the default, whatever its number of seeds."""
     results = read_csv(RESULTS / "compare" / "control")
     rows = compare(results, DEFAULT_METHOD).tasks
+    ended = results.ended[["task", "noise", "method", "seed"]]
+    curves = results.curves.merge(ended, on=list(ended.columns))
     lines = [
         "| task | noise | method | seeds | met the goal | in environment steps | last evaluation | area under the curve |"
     ]
@@ -90,9 +92,7 @@ def control_methods_table() -> str:
             continue
         goal, within = GOALS[task]
         for _, row in group.iterrows():
-            ended = results.ended[["task", "noise", "method", "seed"]]
-            own = results.curves.merge(ended, on=list(ended.columns))
-            own = own[(own["task"] == task) & (own["noise"] == noise) & (own["method"] == row["method"])]
+            own = curves[(curves["task"] == task) & (curves["noise"] == noise) & (curves["method"] == row["method"])]
             met = own[(own["eval/return_mean"] >= goal) & (own["environment_step"] <= within)]
             first = sorted(met.groupby("seed")["environment_step"].min())
             when = f"{first[0]:,} to {first[-1]:,}" if first else ""

@@ -39,7 +39,9 @@ def merge(parts: Sequence[Results]) -> Results:
         return first
     parts = [first, *(part if part.score == first.score else part.scored_by(first.score) for part in parts[1:])]
     cells = pd.concat([part.cells.assign(part=i) for i, part in enumerate(parts)], ignore_index=True)
-    cells["rank"] = cells["state"].map(_STATES.index)
+    cells["rank"] = (
+        cells["state"].map({state: rank for rank, state in enumerate(_STATES)}).fillna(-1)
+    )  # one unknown counts least
     cells["place"] = cells.groupby(FACTORS, sort=False).ngroup()  # in which order the cells come first
     chosen = cells.sort_values(["place", "rank", "part"]).drop_duplicates(FACTORS, keep="last")
     of = chosen[[*FACTORS, "part"]]
