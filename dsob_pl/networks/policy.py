@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,24 +13,47 @@ from dsob_pl.networks.mlp import MLP
 
 
 class DeterministicPolicy(nn.Module):
-    """Deterministic policy ``pi(s) = tanh(MLP(s))``: ``s [..., S] -> a [..., A]`` in [-1, 1].
+    """Deterministic policy ``pi(s) = tanh(x)``, ``x = MLP(s)``: ``s [..., S] -> a [..., A]`` in [-1, 1].
+
+    With ``output_limit`` l it is ``tanh(x / sqrt(1 + mean(x^2) / l^2))``: the root mean square of what the tangent is
+    given stays below l, and with it the policy can be moved again where its actions have come close to -1 or 1 early.
+    That is the output normalisation of Wang et al. (2020, *Striving for Simplicity and Performance in Off-Policy DRL*),
+    who divide by the mean size where that is above 1, made smooth: the policy's Jacobian is part of the Sobolev target.
 
     Args:
         observation_size: S.
         action_size: A.
         hidden: widths of the hidden layers.
         activation: name of a twice differentiable activation; its Jacobian is part of the Sobolev target.
+        output_limit: l above 0; all components together reach tanh(l) at most (2: 0.96), one alone more. None is
+            without.
+
+    Raises:
+        UsageError: a limit that is not a finite number above 0.
     """
 
     def __init__(
-        self, observation_size: int, action_size: int, hidden: Sequence[int] = (256, 256), activation: str = "silu"
+        self,
+        observation_size: int,
+        action_size: int,
+        hidden: Sequence[int] = (256, 256),
+        activation: str = "silu",
+        output_limit: float | None = None,
     ) -> None:
         super().__init__()
+        if output_limit is not None and not (math.isfinite(output_limit) and output_limit > 0):
+            raise UsageError(
+                f"model.policy: output_limit: expected a finite number above 0 or null, got {output_limit}"
+            )
+        self.output_limit = output_limit
         self.mlp = MLP(observation_size, hidden, action_size, activation)
 
     def forward(self, s: Tensor) -> Tensor:
         """``s [..., S] -> a [..., A]``."""
-        return self.mlp(s).tanh()
+        x = self.mlp(s)
+        if self.output_limit is not None:
+            x = x * (1 + x.square().mean(-1, keepdim=True) / self.output_limit**2).rsqrt()
+        return x.tanh()
 
 
 class LinearPolicy(nn.Module):

@@ -33,6 +33,46 @@ class RiskMeasure(ABC):
         # constants here, or their own derivatives, which cancel in theory, would come back as noise.
         return (self.weights(returns).detach() * returns).sum(-1)
 
+    def softened(self, fraction: float) -> RiskMeasure:
+        """The measure that lies ``fraction`` of the way from the mean, at 0, to this one, at 1.
+
+        Here ``(1 - fraction) mean + fraction measure``; a subclass whose parameter leads to the mean may use that.
+
+        Raises:
+            ValueError: a fraction outside of [0, 1].
+        """
+        check_fraction(fraction)
+        return self if fraction == 1 else Softened(self, fraction)
+
+
+class Softened(RiskMeasure):
+    """``(1 - fraction) mean + fraction measure``, as ``RiskMeasure.softened`` gives it: ``[..., n] -> [...]``.
+
+    Args:
+        measure: any.
+        fraction: in [0, 1].
+    """
+
+    def __init__(self, measure: RiskMeasure, fraction: float) -> None:
+        self.measure = measure
+        self.fraction = check_fraction(fraction)
+
+    def weights(self, returns: Tensor) -> Tensor:
+        """``[..., n] -> [..., n]``."""
+        count = check_returns("Softened", returns)
+        return (1 - self.fraction) / count + self.fraction * self.measure.weights(returns)
+
+    def __call__(self, returns: Tensor) -> Tensor:
+        """``[..., n] -> [...]``."""
+        return (1 - self.fraction) * returns.mean(-1) + self.fraction * self.measure(returns)
+
+
+def check_fraction(fraction: float) -> float:
+    """``fraction``. Raises ValueError unless it is in [0, 1]."""
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction: expected a number in [0, 1], got {fraction}")
+    return fraction
+
 
 def check_returns(name: str, returns: Tensor) -> int:
     """n of ``returns [..., n]``. Raises ValueError unless there is a last dimension, with a sample in it."""

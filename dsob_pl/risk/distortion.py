@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dsob_pl.errors import UsageError, nearest
-from dsob_pl.risk.base import RiskMeasure, check_finite, check_level, check_returns
+from dsob_pl.risk.base import RiskMeasure, check_finite, check_fraction, check_level, check_returns
 
 Tail = Literal["lower", "upper"]
 
@@ -66,6 +66,10 @@ class CVaR(Distortion):
             close = nearest(str(tail), get_args(Tail))
             raise UsageError(f"CVaR.tail: expected one of lower, upper, got '{tail}'{close}")
         self.tail = tail
+
+    def softened(self, fraction: float) -> CVaR:
+        """The CVaR of ``alpha ** fraction``: the level falls by the same factor in every equal part of the way."""
+        return CVaR(self.alpha ** check_fraction(fraction), self.tail)
 
     def distort(self, level: Tensor) -> Tensor:
         """``min(u / alpha, 1)``, and for the upper tail its mirror image."""

@@ -6,6 +6,7 @@ from dsob_pl.training.checkpoint_file import SEEDS_KEY, check_fits, checkpoint_c
 from dsob_pl.training.failure import StopOnNonFiniteLoss, first_non_finite
 from dsob_pl.training.many_seeds import SeedRuns
 from dsob_pl.training.progress import Progress
+from dsob_pl.training.risk_schedule import RiskSchedule
 from dsob_pl.training.seed_trainer import SeedTrainer
 from dsob_pl.training.signals import StopOnSignal
 
@@ -14,6 +15,7 @@ __all__ = [
     "BestAndLast",
     "CalibrationReport",
     "Progress",
+    "RiskSchedule",
     "SeedRuns",
     "SeedTrainer",
     "StopOnNonFiniteLoss",

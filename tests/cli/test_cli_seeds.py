@@ -189,9 +189,16 @@ def test_a_run_of_many_seeds_goes_on_from_its_checkpoint(tiny, capfd):
         load_agent(str(last))
 
 
-def test_many_seeds_cut_off_in_an_episode_go_on_as_if_they_had_not_been(tiny, tmp_path, monkeypatch, capfd):
-    options = [*FIT, "--data.env_id=dsob_pl/Summit-v0", "--data.updates_per_step=1", "--seeds=0-1"]
-    options += ["--trainer.logger=false", "--checkpoint.dirpath=kept"]
+RISK = ["--model.init_args.risk=dsob_pl.risk.CVaR", "--trainer.callbacks+=dsob_pl.training.RiskSchedule"]
+RISK += ["--trainer.callbacks.begin=35", "--trainer.callbacks.end=60"]
+
+
+@pytest.mark.parametrize(("environment", "more_options"), [("Summit", []), ("Cliff", RISK)])
+def test_many_seeds_cut_off_in_an_episode_go_on_as_if_they_had_not_been(
+    environment, more_options, tiny, tmp_path, monkeypatch, capfd
+):
+    options = [*FIT, f"--data.env_id=dsob_pl/{environment}-v0", "--data.updates_per_step=1", "--seeds=0-1"]
+    options += ["--trainer.logger=false", "--checkpoint.dirpath=kept", *more_options]
     found = []
     for steps in (["75"], ["43", "75"]):
         folder = tmp_path / "-".join(steps)

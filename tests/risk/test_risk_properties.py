@@ -132,6 +132,40 @@ def test_the_mean_is_a_case_of_each(z: list[float]) -> None:
 
 
 @every
+@few
+@given(z=samples, fraction=st.floats(0, 1))
+def test_a_softened_measure_lies_between_the_mean_and_its_own(name: str, z: list[float], fraction: float) -> None:
+    x, measure = double(z), MEASURES[name]
+    torch.testing.assert_close(measure.softened(0.0)(x), x.mean(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(measure.softened(1.0)(x), measure(x), rtol=0, atol=1e-9)
+    low, high = sorted((x.mean().item(), measure(x).item()))
+    assert low - 1e-9 <= measure.softened(fraction)(x).item() <= high + 1e-9
+
+
+@every
+def test_the_weights_of_a_softened_measure_are_its_gradient(name: str) -> None:
+    z = torch.randn(3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    measure = MEASURES[name].softened(0.3)
+    (gradient,) = torch.autograd.grad(measure(z).sum(), z)
+    torch.testing.assert_close(gradient, measure.weights(z).detach())
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(measure))(z), gradient)
+
+
+def test_softened_by_hand() -> None:
+    z = double([1.0, 2.0, 3.0, 6.0])
+    half = CVaR(0.25).softened(0.5)  # the level halfway, by factors, from 1 to 1/4: a half
+    assert isinstance(half, CVaR)
+    assert half.alpha == 0.5
+    assert half(z).item() == 1.5
+    assert CVaR(0.25, "upper").softened(0.5)(z).item() == 4.5
+    # Mean 3, median (the second of four) 2: a quarter of the way
+    assert Quantile(0.5).softened(0.25)(z).item() == pytest.approx(2.75)
+    for wrong in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match="fraction: expected a number in"):
+            Quantile(0.5).softened(wrong)
+
+
+@every
 def test_order_batch_and_precision(name: str) -> None:
     measure, draw = MEASURES[name], torch.Generator().manual_seed(1)
     z = torch.randn(2, 3, 8, dtype=torch.float64, generator=draw)

@@ -1,0 +1,124 @@
+"""From the mean to the agent's risk measure: by hand, alone and among many seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+
+from dsob_pl.agents import ManySeeds, SobolevActorCritic
+from dsob_pl.critics import GenerativeCritic
+from dsob_pl.data import ManySeedsData, ReplayDataModule
+from dsob_pl.divergences import MMD
+from dsob_pl.errors import UsageError
+from dsob_pl.networks import DeterministicPolicy
+from dsob_pl.risk import CVaR, Mean, Quantile, RiskMeasure
+from dsob_pl.training import RiskSchedule, SeedRuns
+from dsob_pl.world_models import CVAE
+
+
+def build(seed: int = 0, **options: object) -> tuple[SobolevActorCritic, ReplayDataModule]:
+    L.seed_everything(seed, verbose=False)
+    data = ReplayDataModule("dsob_pl/Cliff-v0", {"max_episode_steps": 8}, 1000, 8, 3, 5, 1, seed=seed)
+    agent = SobolevActorCritic(
+        data.observation_size, data.action_size,
+        critic=lambda s, a: GenerativeCritic(s, a, hidden=(8,)),
+        policy=lambda s, a: DeterministicPolicy(s, a, hidden=(8,)),
+        world_model=lambda s, a: CVAE(s, a, hidden=(8,), prior_hidden=(8,), termination_hidden=(8,)),
+        **{"samples": 4, "diagnostic_samples": 4, "divergence": MMD(), "risk": CVaR(0.25), **options},  # type: ignore[arg-type]
+    )  # fmt: skip
+    return agent, data
+
+
+def trainer(folder: Path, *callbacks: L.Callback, steps: int = 30, **options: object) -> L.Trainer:
+    return L.Trainer(**{
+        "accelerator": "cpu", "max_steps": steps, "max_epochs": -1, "limit_val_batches": 0, "log_every_n_steps": 10,
+        "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False, "logger": False,
+        "default_root_dir": folder, "callbacks": list(callbacks), **options,
+    })  # type: ignore[arg-type]  # fmt: skip
+
+
+class Seen(L.Callback):
+    """Writes down what the agent ascends at every step."""
+
+    def __init__(self) -> None:
+        self.risks: list[RiskMeasure] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+        self.risks.append(pl_module.risk)  # type: ignore[arg-type]
+
+
+def test_the_way_by_hand() -> None:
+    schedule = RiskSchedule(begin=100, end=300)
+    assert [schedule.fraction(step) for step in (0, 100, 150, 200, 300, 10_000)] == [0, 0, 0.25, 0.5, 1, 1]
+
+
+def test_alpha_falls_from_the_mean_to_the_agents_own_and_stays(tmp_path: Path) -> None:
+    agent, data = build()
+    own, seen = agent.risk, Seen()
+    trainer(tmp_path, RiskSchedule(10, 20), seen).fit(agent, data)
+    alphas = [risk.alpha for risk in seen.risks]  # type: ignore[attr-defined]
+    expected = [1.0] * 11 + [0.25 ** (i / 10) for i in range(1, 10)] + [0.25] * 10
+    assert alphas == pytest.approx(expected)
+    assert agent.risk is own
+
+
+def test_what_the_policy_ascends_is_what_the_schedule_says(tmp_path: Path) -> None:
+    """Until the schedule begins it is the run of the mean, and not any more afterwards."""
+    weights = {}
+    for steps in (12, 16):
+        for name, options, callbacks in (
+            ("mean", {"risk": Mean()}, []),
+            ("schedule", {}, [RiskSchedule(12, 13)]),
+            ("averse", {}, []),
+        ):
+            agent, data = build(**options)  # type: ignore[arg-type]
+            trainer(tmp_path, *callbacks, steps=steps).fit(agent, data)
+            weights[name, steps] = torch.cat([p.detach().flatten() for p in agent.policy.parameters()])
+    torch.testing.assert_close(weights["schedule", 12], weights["mean", 12], rtol=1e-5, atol=1e-6)
+    for steps, other in ((12, "averse"), (16, "averse"), (16, "mean")):
+        assert (weights["schedule", steps] - weights[other, steps]).abs().max() > 1e-5
+
+
+def test_a_measure_without_a_level_is_mixed_with_the_mean(tmp_path: Path) -> None:
+    agent, data = build(risk=Quantile(0.5))
+    seen = Seen()
+    trainer(tmp_path, RiskSchedule(0, 20), seen, steps=12).fit(agent, data)
+    z = torch.tensor([0.0, 1.0, 8.0])
+    assert seen.risks[10](z).item() == pytest.approx(0.5 * 3 + 0.5 * 1)
+
+
+def test_among_many_seeds_it_is_the_run_alone(tmp_path: Path) -> None:
+    agent, data = build(1)
+    trainer(tmp_path, RiskSchedule(10, 20)).fit(agent, data)
+    agents, parts, states = [], [], []
+    for seed in (0, 1):
+        own, part = build(seed)
+        agents.append(own)
+        parts.append(part)
+        states.append(torch.get_rng_state())
+    callbacks = {seed: [RiskSchedule(10, 20)] for seed in (0, 1)}
+    runs = SeedRuns(callbacks, {0: [], 1: []})
+    both = trainer(tmp_path)
+    runs.attach(both)
+    many = ManySeeds(agents, [0, 1], states)
+    both.fit(many, ManySeedsData(parts))
+    for alone, among in zip(agent.policy.parameters(), many.agents[1].policy.parameters()):
+        torch.testing.assert_close(among, alone, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("begin", "end"), [(-1, 5), (5, 5), (9, 5)])
+def test_steps_out_of_order_are_refused(begin: int, end: int) -> None:
+    with pytest.raises(UsageError, match="RiskSchedule: expected 0 <= begin < end, got begin"):
+        RiskSchedule(begin, end)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({"risk": None}, "the mean already"), ({"compile": True}, "model.compile")]
+)
+def test_what_it_cannot_do_is_refused(options: dict[str, object], said: str, tmp_path: Path) -> None:
+    agent, data = build(**options)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=f"RiskSchedule: .*{said}"):
+        trainer(tmp_path, RiskSchedule(10, 20)).fit(agent, data)
