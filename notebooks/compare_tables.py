@@ -38,6 +38,19 @@ def task_table(suite: str, task: str, against: str = "mage") -> str:
     return "\n".join(lines)
 
 
+def sizes_table(suite: str, tasks: list[str], against: str = "mage") -> str:
+    """The same for the methods that were run on further sizes of the task."""
+    rows = compare(read_csv(RESULTS / "compare" / suite), against).tasks
+    rows = rows[rows["task"].isin(tasks) & (rows["noise"] == "none")]
+    lines = [f"| task | method | seeds | final score | area under the curve | against {against} |"]
+    lines.append("|---|---|---|---|---|---|")
+    for _, row in rows.sort_values("task", kind="stable").iterrows():
+        score, area = (interval(estimate_of(row, name)) for name in ("score", "area"))
+        cells = [row["task"], row["method"], row["seeds"], score, area, row["against"]]
+        lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
+    return "\n".join(lines)
+
+
 def factor_table(suite: str) -> str:
     """The score on SUMMIT(5) early in training, or on JACK(10), one factor at a time."""
     table, step = pd.read_csv(RESULTS / f"{suite}_factors.csv"), FACTORS_AT[suite]
@@ -106,6 +119,7 @@ def tables() -> dict[str, str]:
     """By the name of their place in the README."""
     return {
         "summit": task_table("summit", "summit_5"),
+        "summit sizes": sizes_table("summit", ["summit_1", "summit_2"]),
         "jack": task_table("jack", "jack_10"),
         "factors": factor_table("summit"),
         "jack factors": factor_table("jack"),
