@@ -67,7 +67,12 @@ def table(rows: list[dict[str, str]]) -> str:
         "| of the best mean | of the best CVaR_0.1 |",
         "|---|---|---|---|---|---|---|",
     ]
-    names = {"mean": "best mean", "nested_cvar": "best nested CVaR_0.1", "episode_cvar": "best CVaR_0.1 of the episode"}
+    names = {
+        "mean": "best mean",
+        "nested_cvar": "best nested CVaR_0.1",
+        "nested_cvar_20": "best nested CVaR_0.2",
+        "episode_cvar": "best CVaR_0.1 of the episode",
+    }
     top = float(best["mean"]["mean"]), float(best["episode_cvar"]["cvar_10"])
     for key, name in names.items():
         values = float(best[key]["mean"]), float(best[key]["cvar_10"])

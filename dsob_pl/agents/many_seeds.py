@@ -92,7 +92,7 @@ class ManySeeds(L.LightningModule):
     # Lightning --------------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        """The optimizers and the scheduler of one agent, over the stacked parameters; see the agent's own."""
+        """The optimizers and the schedulers of one agent, over the stacked parameters; see the agent's own."""
         return self.agents[0].build_optimizers(
             {part: [self.stack.get_parameter(part)] for part in PARTS if part in self.stack.networks}
         )
@@ -134,8 +134,7 @@ class ManySeeds(L.LightningModule):
                 updated = self._update(Transition(*(x[u] for x in transitions)), report and u == rounds - 1)
                 self._numbers.take(updated)
                 self._latest |= updated
-            if self.lr_schedulers() is not None:
-                self.lr_schedulers().step()  # type: ignore[union-attr]
+            self.agents[0].step_schedulers(self)
             if report:
                 metrics = self._reports(Transition(*(x[-1] for x in transitions)))
         for seed, episode, own in zip(self.seeds, step.episodes, metrics):

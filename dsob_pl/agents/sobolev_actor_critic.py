@@ -89,6 +89,7 @@ class SobolevActorCritic(L.LightningModule):
         jacobian_bound: that bound; None is ``1 / gamma``, the edge of contraction. A soft bound is exceeded a little:
             ask for less where gamma*kappa is to be below 1.
         critic_scheduler: of the critic's learning rate, stepped once per environment step since learning began.
+        world_model_scheduler: of the world model's, likewise.
         divergence_margin: a warning is given, once, where a mean return lies farther than this many widths outside of
             the range that rewards and gamma allow: a target where ``gradient_bound`` is None, else a prediction, which
             bounded targets do not hold back at once; None gives none.
@@ -132,6 +133,7 @@ class SobolevActorCritic(L.LightningModule):
         jacobian_penalty: float = 0.0,
         jacobian_bound: float | None = None,
         critic_scheduler: LRSchedulerCallable | None = None,
+        world_model_scheduler: LRSchedulerCallable | None = None,
         divergence_margin: float | None = 1.5,
         risk: RiskMeasure | None = None,
         policy_samples: int | None = None,
@@ -187,7 +189,7 @@ class SobolevActorCritic(L.LightningModule):
             critic_optimizer,
             policy_optimizer,
         )
-        self._critic_scheduler = critic_scheduler
+        self._schedulers = (world_model_scheduler if self.learns_model else None, critic_scheduler)
 
         self.compiled = compile
         self._objective = compiled(objective) if compile else objective
@@ -229,7 +231,7 @@ class SobolevActorCritic(L.LightningModule):
     # Training ---------------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        """Optimizers of world model, critic, policy, and the clock; the critic's scheduler if there is one.
+        """Optimizers of world model, critic, policy, and the clock; schedulers of the first two where there are any.
 
         Lightning counts optimizer steps. The three real optimizers are stepped raw, behind its back; the clock, which
         moves nothing, is stepped once per environment step, so every cadence of the Trainer is in environment steps.
@@ -251,7 +253,17 @@ class SobolevActorCritic(L.LightningModule):
             for part, factory in zip(PARTS, self.optimizer_factories)
         ]
         optimizers.append(idle())
-        return optimizers, [] if self._critic_scheduler is None else [self._critic_scheduler(optimizers[1])]
+        return optimizers, [
+            make(optimizer) for make, optimizer in zip(self._schedulers, optimizers) if make is not None
+        ]
+
+    @staticmethod
+    def step_schedulers(module: L.LightningModule) -> None:
+        """One environment step of the schedulers that ``module`` got from :meth:`build_optimizers`."""
+        found = module.lr_schedulers()
+        for scheduler in found if isinstance(found, list) else [found]:
+            if scheduler is not None:
+                scheduler.step()
 
     def setup(self, stage: str) -> None:
         """Shows the world model the environment, which may decide what the model can do."""
@@ -322,8 +334,7 @@ class SobolevActorCritic(L.LightningModule):
                 updated = self._update(Transition(*(x[u] for x in transitions)), report and u == rounds - 1)
                 self._numbers.take(updated)
                 self._latest |= updated
-            if self._critic_scheduler is not None:
-                self.lr_schedulers().step()  # type: ignore[union-attr]
+            self.step_schedulers(self)
             self._check_numbers(step.batch)
             if report:
                 diagnostics = self.diagnose(Transition(*(x[-1] for x in transitions)))

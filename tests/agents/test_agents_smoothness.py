@@ -191,6 +191,27 @@ def test_the_critics_rate_goes_on_from_a_checkpoint(tmp_path):
     assert rate(more) == pytest.approx(3e-3 * 0.4)
 
 
+@pytest.mark.parametrize("critics", [None, linear_decay])
+def test_the_world_models_rate_decays_and_goes_on_from_a_checkpoint(critics, tmp_path):
+    def rates(agent):
+        return [optimizer.param_groups[0]["lr"] for optimizer in agent.optimizers(use_pl_optimizer=False)]
+
+    agent, data = build(updates=3, critic_scheduler=critics, world_model_scheduler=linear_decay)
+    trainer, _ = fit(tmp_path / "first", agent, data, 4)
+    trainer.save_checkpoint(tmp_path / "some.ckpt")
+    assert rates(agent)[:3] == pytest.approx([3e-3 * 0.6, 3e-3 * (1.0 if critics is None else 0.6), 3e-3])
+
+    more, fresh = build(updates=3, critic_scheduler=critics, world_model_scheduler=linear_decay)
+    fit(tmp_path / "more", more, fresh, 6, ckpt_path=tmp_path / "some.ckpt")
+    assert rates(more)[:3] == pytest.approx([3e-3 * 0.4, 3e-3 * (1.0 if critics is None else 0.4), 3e-3])
+
+
+def test_a_model_that_does_not_learn_needs_no_scheduler(tmp_path):
+    agent, data = build(model=KnownDynamics, world_model_scheduler=linear_decay)
+    fit(tmp_path, agent, data, 2)
+    assert agent.lr_schedulers() is None
+
+
 def test_without_a_scheduler_the_rate_stays(tmp_path):
     agent, data = build()
     fit(tmp_path, agent, data, 3)
