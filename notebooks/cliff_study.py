@@ -33,7 +33,7 @@ NAMES = {
     "cvar_10_schedule": "CVaR_0.1, led to from the mean",
     "cvar_20_schedule": "CVaR_0.2, led to from the mean",
 }
-EPISODES, LIMIT, ALPHA, STEPS = 20_000, 30, 0.1, 5000
+EPISODES, LIMIT, ALPHA, STEPS = 20_000, 30, 0.1, 4500
 
 
 def run(objective: str, seeds: str, steps: int, folder: Path) -> list[dict[str, object]]:
