@@ -29,7 +29,7 @@ OPTIMUM = ROOT / "notebooks" / "results" / "risk_optimum.csv"
 COLUMNS = ["objective", "seed", "environment_step", "mean", "cvar_10", "run", "commit", "command"]
 NAMES = {
     "mean": "the mean",
-    "cvar_10": "CVaR_0.1 from the first step on",
+    "cvar_10": "CVaR_0.1 from the first step on (the first settings)",
     "cvar_10_schedule": "CVaR_0.1, led to from the mean",
     "cvar_20_schedule": "CVaR_0.2, led to from the mean",
 }
