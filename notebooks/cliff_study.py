@@ -3,8 +3,9 @@
     python notebooks/cliff_study.py               ten seeds of each objective; some hours on one core
     python notebooks/cliff_study.py --table       the table from the file, nothing is run
 
-World models are learned. Objectives differ in their environment steps (``--steps``), which the table states. Every agent's last policy plays 20,000 episodes of the problem itself; CVaR is that of the
-discounted return of these episodes, not what the agent's critic predicts.
+World models are learned. Objectives have the environment steps of their config, which the table states. Every agent's
+last policy plays 20,000 episodes of the problem itself; CVaR is that of the discounted return of these episodes, not
+what the agent's critic predicts.
 """
 
 from __future__ import annotations
@@ -27,13 +28,16 @@ from seed_runs import fit, keep, provenance, read  # noqa: E402
 RESULTS = ROOT / "notebooks" / "results" / "cliff.csv"
 OPTIMUM = ROOT / "notebooks" / "results" / "risk_optimum.csv"
 COLUMNS = ["objective", "seed", "environment_step", "mean", "cvar_10", "run", "commit", "command"]
-NAMES = {
-    "mean": "the mean",
-    "cvar_10": "CVaR_0.1 from the first step on (the first settings)",
-    "cvar_10_schedule": "CVaR_0.1, led to from the mean",
-    "cvar_20_schedule": "CVaR_0.2, led to from the mean",
+# By the file in conf/risk/: what is said of it, and its environment steps.
+OBJECTIVES = {
+    "mean": ("the mean", 2000),
+    "cvar_10": ("CVaR_0.1 from the first step on", 2000),
+    "cvar_10_schedule": ("CVaR_0.1, led to from the mean", 4500),
+    "cvar_20_schedule": ("CVaR_0.2, led to from the mean", 4500),
 }
-EPISODES, LIMIT, ALPHA, STEPS = 20_000, 30, 0.1, 4500
+# Rows of an earlier conf/cliff.yaml (their commit is in the file), kept for what they show.
+EARLIER = {"cvar_10_first_settings": "CVaR_0.1 from the first step on (the first settings)"}
+EPISODES, LIMIT, ALPHA = 20_000, 30, 0.1
 
 
 def run(objective: str, seeds: str, steps: int, folder: Path) -> list[dict[str, object]]:
@@ -78,7 +82,8 @@ def table(rows: list[dict[str, str]]) -> str:
         values = float(best[key]["mean"]), float(best[key]["cvar_10"])
         shares = " | ".join(f"{value / most:.2f}" for value, most in zip(values, top))
         lines.append(f"| brute force: {name} | | | {values[0]:.2f} | {values[1]:.2f} | {shares} |")
-    for objective, name in NAMES.items():
+    shown = {key: name for key, (name, _) in OBJECTIVES.items()} | EARLIER
+    for objective, name in shown.items():
         own = [row for row in rows if row["objective"] == objective]
         if not own:
             continue
@@ -96,14 +101,15 @@ def main() -> None:
     """Runs what is asked for, keeps the other rows of the file, prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0-9")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--only", default="", choices=["", *NAMES], help="this objective, not all")
+    parser.add_argument("--steps", type=int, help="environment steps in place of the objective's own")
+    parser.add_argument("--only", default="", choices=["", *OBJECTIVES], help="this objective, not all")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if not options.table:
         with tempfile.TemporaryDirectory(prefix="cliff_study_") as folder:
-            for objective in (name for name in NAMES if options.only in ("", name)):
-                rows = run(objective, options.seeds, options.steps, Path(folder))
+            for objective in (name for name in OBJECTIVES if options.only in ("", name)):
+                steps = options.steps or OBJECTIVES[objective][1]
+                rows = run(objective, options.seeds, steps, Path(folder))
                 keep(RESULTS, COLUMNS, "objective", rows)
     print(table(read(RESULTS)))
 

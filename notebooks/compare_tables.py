@@ -25,28 +25,18 @@ DEFAULT_METHOD = "mmd_anchored_state_action"
 FACTORS_AT = {"summit": 500, "jack": 1000}
 
 
-def task_table(suite: str, task: str, against: str = "mage") -> str:
-    """Final score and area under the curve of every method on one task, without noise."""
+def task_table(suite: str, *tasks: str, against: str = "mage") -> str:
+    """Final score and area under the curve of every method on one task, or on each of several, without noise."""
     rows = compare(read_csv(RESULTS / "compare" / suite), against).tasks
-    rows = rows[(rows["task"] == task) & (rows["noise"] == "none")]
-    lines = [f"| method | targets; pessimism | seeds | final score | area under the curve | against {against} |"]
-    lines.append("|---|---|---|---|---|---|")
+    rows = rows[rows["task"].isin(tasks) & (rows["noise"] == "none")].sort_values("task", kind="stable")
+    names = ["method", "targets; pessimism", "seeds", "final score", "area under the curve", f"against {against}"]
+    several = len(tasks) > 1
+    names = ["task", *names] if several else names
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for _, row in rows.iterrows():
         score, area = (interval(estimate_of(row, name)) for name in ("score", "area"))
         cells = [row["method"], row["setting"], row["seeds"], score, area, row["against"]]
-        lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
-    return "\n".join(lines)
-
-
-def sizes_table(suite: str, tasks: list[str], against: str = "mage") -> str:
-    """The same for the methods that were run on further sizes of the task."""
-    rows = compare(read_csv(RESULTS / "compare" / suite), against).tasks
-    rows = rows[rows["task"].isin(tasks) & (rows["noise"] == "none")]
-    lines = [f"| task | method | seeds | final score | area under the curve | against {against} |"]
-    lines.append("|---|---|---|---|---|---|")
-    for _, row in rows.sort_values("task", kind="stable").iterrows():
-        score, area = (interval(estimate_of(row, name)) for name in ("score", "area"))
-        cells = [row["task"], row["method"], row["seeds"], score, area, row["against"]]
+        cells = [row["task"], *cells] if several else cells
         lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
     return "\n".join(lines)
 
@@ -119,7 +109,7 @@ def tables() -> dict[str, str]:
     """By the name of their place in the README."""
     return {
         "summit": task_table("summit", "summit_5"),
-        "summit sizes": sizes_table("summit", ["summit_1", "summit_2"]),
+        "summit sizes": task_table("summit", "summit_1", "summit_2"),
         "jack": task_table("jack", "jack_10"),
         "factors": factor_table("summit"),
         "jack factors": factor_table("jack"),
