@@ -24,7 +24,8 @@ def fit(place: Path, files: Sequence[Path], seeds: str, *options: str) -> list[A
     subprocess.run([sys.executable, "-m", "dsob_pl", *words], cwd=place, env=own, check=True, stdout=subprocess.DEVNULL)
     client = mlflow_client(f"sqlite:///{place / 'mlflow.db'}")
     runs = all_runs(client, [experiment.experiment_id for experiment in client.search_experiments()])
-    return sorted((run for run in runs if PARENT_TAG in run.data.tags), key=lambda run: int(run.data.tags["seed"]))
+    own_runs = [run for run in runs if PARENT_TAG in run.data.tags] or runs  # a single seed has no parent
+    return sorted(own_runs, key=lambda run: int(run.data.tags["seed"]))
 
 
 def provenance(run: Any) -> dict[str, object]:
