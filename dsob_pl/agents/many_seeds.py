@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsob_pl.agents.elementwise import check_elementwise
 from dsob_pl.agents.numbers import Numbers, Reading, described, divergence_warning
@@ -24,6 +24,7 @@ from dsob_pl.agents.objectives import (
     objective,
     update,
 )
+from dsob_pl.agents.optimizers import build_optimizers, step_schedulers
 from dsob_pl.agents.reports import Speed
 from dsob_pl.agents.sobolev_actor_critic import SobolevActorCritic
 from dsob_pl.agents.stack import AgentStack
@@ -93,9 +94,11 @@ class ManySeeds(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizers and the schedulers of one agent, over the stacked parameters; see the agent's own."""
-        return self.agents[0].build_optimizers(
-            {part: [self.stack.get_parameter(part)] for part in PARTS if part in self.stack.networks}
-        )
+        parameters: dict[Part, list[nn.Parameter]] = {
+            part: [self.stack.get_parameter(part)] for part in PARTS if part in self.stack.networks
+        }
+        one = self.agents[0]
+        return build_optimizers(parameters, one.optimizer_factories, one.scheduler_factories)
 
     def setup(self, stage: str) -> None:
         """Shows every world model its environment."""
@@ -134,7 +137,7 @@ class ManySeeds(L.LightningModule):
                 updated = self._update(Transition(*(x[u] for x in transitions)), report and u == rounds - 1)
                 self._numbers.take(updated)
                 self._latest |= updated
-            self.agents[0].step_schedulers(self)
+            step_schedulers(self)
             if report:
                 metrics = self._reports(Transition(*(x[-1] for x in transitions)))
         for seed, episode, own in zip(self.seeds, step.episodes, metrics):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dsob_pl.agents.calibration import Calibration, calibrate, calibration_metrics
 from dsob_pl.agents.numbers import Numbers, described, divergence_warning
 from dsob_pl.agents.objectives import PARTS, Part, compiled, draw_noise, objective, target_samples, update
+from dsob_pl.agents.optimizers import build_optimizers, step_schedulers
 from dsob_pl.agents.options import check_divergence, check_options, check_risk
 from dsob_pl.agents.reports import Speed, clean_metrics, evaluation_metrics, model_diagnostics
 from dsob_pl.agents.scales import Scales
@@ -189,7 +190,7 @@ class SobolevActorCritic(L.LightningModule):
             critic_optimizer,
             policy_optimizer,
         )
-        self._schedulers = (world_model_scheduler if self.learns_model else None, critic_scheduler)
+        self.scheduler_factories = (world_model_scheduler if self.learns_model else None, critic_scheduler)
 
         self.compiled = compile
         self._objective = compiled(objective) if compile else objective
@@ -238,32 +239,10 @@ class SobolevActorCritic(L.LightningModule):
         """
 
         networks = {part: getattr(self, part) for part in PARTS}
-        return self.build_optimizers(
-            {part: list(net.parameters()) for part, net in networks.items() if net is not None}
-        )
-
-    def build_optimizers(self, parameters: dict[Part, list[nn.Parameter]]) -> Any:
-        """``configure_optimizers`` for the parameters given, by part; a part that does not learn gets an idle one."""
-
-        def idle() -> torch.optim.Optimizer:
-            return torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=0.0)
-
-        optimizers = [
-            idle() if factory is None else factory(parameters.get(part, []))
-            for part, factory in zip(PARTS, self.optimizer_factories)
-        ]
-        optimizers.append(idle())
-        return optimizers, [
-            make(optimizer) for make, optimizer in zip(self._schedulers, optimizers) if make is not None
-        ]
-
-    @staticmethod
-    def step_schedulers(module: L.LightningModule) -> None:
-        """One environment step of the schedulers that ``module`` got from :meth:`build_optimizers`."""
-        found = module.lr_schedulers()
-        for scheduler in found if isinstance(found, list) else [found]:
-            if scheduler is not None:
-                scheduler.step()
+        parameters: dict[Part, list[nn.Parameter]] = {
+            part: list(net.parameters()) for part, net in networks.items() if net is not None
+        }
+        return build_optimizers(parameters, self.optimizer_factories, self.scheduler_factories)
 
     def setup(self, stage: str) -> None:
         """Shows the world model the environment, which may decide what the model can do."""
@@ -334,7 +313,7 @@ class SobolevActorCritic(L.LightningModule):
                 updated = self._update(Transition(*(x[u] for x in transitions)), report and u == rounds - 1)
                 self._numbers.take(updated)
                 self._latest |= updated
-            self.step_schedulers(self)
+            step_schedulers(self)
             self._check_numbers(step.batch)
             if report:
                 diagnostics = self.diagnose(Transition(*(x[-1] for x in transitions)))
