@@ -50,14 +50,35 @@ def with_gradients(
 def _append_gradients(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], nested: bool) -> Tensor:
     """``y [...]`` with the derivatives of each row in ``inputs`` behind it: ``[..., 1 + sum of input sizes]``."""
     # Rows do not mix, so the gradient of the sum is the gradient of each row.
+    (y,), pullback = value_and_pullback(lambda *x: (function(*x),), inputs, nested)
+    return torch.cat([y.unsqueeze(-1), *pullback((torch.ones_like(y),))], -1)
+
+
+def value_and_pullback(
+    function: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...], nested: bool
+) -> tuple[tuple[Tensor, ...], Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]]:
+    """Outputs of ``function(*inputs)`` and the map from their cotangents to those of the inputs.
+
+    Args:
+        function: differentiable in all ``inputs``; an output may be a constant.
+        inputs: where to evaluate it.
+        nested: see :func:`with_gradients`.
+
+    Returns:
+        outputs, detached unless ``nested``, and the pullback, which may be called any number of times.
+    """
     if nested:
-        y, pullback = torch.func.vjp(function, *inputs)[:2]
-        return torch.cat([y.unsqueeze(-1), *pullback(torch.ones_like(y))], -1)
+        return torch.func.vjp(function, *inputs)[:2]
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in inputs]
-        y = function(*leaves)
-        gradients = torch.autograd.grad(y.sum(), leaves)
-    return torch.cat([y.detach().unsqueeze(-1), *gradients], -1)
+        outputs = function(*leaves)
+
+    def pullback(cotangents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        moving = [(y, cotangent) for y, cotangent in zip(outputs, cotangents) if y.requires_grad]
+        varying, along = zip(*moving)
+        return torch.autograd.grad(varying, leaves, along, retain_graph=True)
+
+    return tuple(y.detach() for y in outputs), pullback
 
 
 def sobolev_samples(critic: Critic, s: Tensor, a: Tensor, noise: Tensor, order: SobolevOrder) -> Tensor:
@@ -79,11 +100,27 @@ def sobolev_samples(critic: Critic, s: Tensor, a: Tensor, noise: Tensor, order: 
     noise = noise.expand(members, *noise.shape)
     if order is SobolevOrder.NONE:
         return critic(*full_rows(s, a, noise)).unsqueeze(-1)
+    return critic_samples(critic, s, a, noise, order, nested=True)
+
+
+def critic_samples(
+    critic: Critic, s: Tensor, a: Tensor, noise: Tensor, order: SobolevOrder, nested: bool = False
+) -> Tensor:
+    """As :func:`sobolev_samples`, for ``s [E, ..., S]``, ``a [E, ..., A]`` and ``noise [E, ..., K]``: ``[E, ..., D]``.
+
+    Args:
+        critic: ensemble of E members.
+        s: slab e for member e, leading dimensions broadcast.
+        a: likewise.
+        noise: likewise.
+        order: with derivatives.
+        nested: see :func:`with_gradients`; of no concern to a critic that has its gradient written out.
+    """
     written_out = critic.value_and_gradient(s, a, noise, state=order is SobolevOrder.STATE_ACTION)
     if written_out is None:
         # A gradient of a shared row would be the sum over its samples, so every sample has a row of its own.
         s, a, noise = full_rows(s, a, noise)
-        return with_gradients(lambda s, a: critic(s, a, noise), s, a, order, nested=True)
+        return with_gradients(lambda s, a: critic(s, a, noise), s, a, order, nested)
     value, ds, da = written_out
     parts = [ds, da] if order is SobolevOrder.STATE_ACTION else [da]
     return torch.cat([value.unsqueeze(-1), *parts], -1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dsob_pl.bellman.overestimation import OverestimationCorrection
-from dsob_pl.bellman.sobolev import SobolevOrder, with_gradients
+from dsob_pl.bellman.sobolev import SobolevOrder, critic_samples, value_and_pullback
 from dsob_pl.critics import Critic, full_rows
 from dsob_pl.world_models import Prediction
 
@@ -90,19 +90,63 @@ def sobolev_target(
     Returns:
         ``[B, M', D]`` detached, with M' samples after the correction.
     """
-    # Every member and every sample has rows of its own where there are derivatives, so that one backward pass gives all
-    # of them; all members share the model's draws, or the lower of two would be the lower of two next states as well.
+    # Every sample has rows of its own, so that one backward pass gives the gradient of each. All members share the
+    # model's draws, or the lower of two would be the lower of two next states as well.
     members, (batch, count) = critic.ensemble_size, eps.shape[:2]
-    steps = 1 if order is SobolevOrder.NONE else members
-    s, a = (x.unsqueeze(1).expand(steps, batch, count, -1) for x in (s, a))
-    eps, noise = eps.expand(steps, *eps.shape), noise.expand(members, *noise.shape)
-
-    def returns(s: Tensor, a: Tensor) -> Tensor:
-        return backup(step, policy, critic, s, a, eps, noise, gamma)
-
+    s, a = (x.unsqueeze(1).expand(batch, count, -1) for x in (s, a))
+    noise = noise.expand(members, *noise.shape)
     # Only the result is cut off: inside, the backup is differentiated in (s, a) through model, reward and policy.
     with torch.no_grad():
-        return correction(with_gradients(returns, s, a, order, nested))
+        if order is SobolevOrder.NONE:
+            returns = backup(step, policy, critic, s[None], a[None], eps[None], noise, gamma)
+            return correction(returns.unsqueeze(-1))
+        return correction(_sobolev_backup(step, policy, critic, s, a, eps, noise, gamma, order, nested))
+
+
+def _sobolev_backup(
+    step: Step,
+    policy: Policy,
+    critic: Critic,
+    s: Tensor,
+    a: Tensor,
+    eps: Tensor,
+    noise: Tensor,
+    gamma: float,
+    order: SobolevOrder,
+    nested: bool,
+) -> Tensor:
+    """:func:`backup` of ``[B, M]`` rows with its derivatives, by the chain rule: ``[E, B, M, D]``.
+
+    Model and policy, which no member has to itself, are evaluated once for all of them; the gradient of each member's
+    next return is then carried back through that one graph.
+    """
+
+    def imagine(s: Tensor, a: Tensor) -> tuple[Tensor, ...]:
+        prediction = step(s, a, eps)
+        return prediction.s_next, policy(prediction.s_next), prediction.r, prediction.continuation
+
+    state = order is SobolevOrder.STATE_ACTION
+    outputs, pullback = (
+        value_and_pullback(imagine, (s, a), nested)
+        if state
+        else value_and_pullback(lambda a: imagine(s, a), (a,), nested)
+    )
+    s_next, a_next, r, continuation = outputs
+    next_samples = critic_samples(
+        critic, *full_rows(s_next[None], a_next[None], noise), SobolevOrder.STATE_ACTION, nested
+    )
+    z, ds, da = next_samples.split([1, s_next.shape[-1], a_next.shape[-1]], -1)
+    kept = gamma * continuation
+    gradients = [
+        torch.cat(
+            pullback(
+                (kept.unsqueeze(-1) * ds_e, kept.unsqueeze(-1) * da_e, torch.ones_like(r), gamma * z_e.squeeze(-1))
+            ),
+            -1,
+        )
+        for z_e, ds_e, da_e in zip(z, ds, da)
+    ]
+    return torch.cat([(r + kept * z.squeeze(-1)).unsqueeze(-1), torch.stack(gradients)], -1)
 
 
 def bound_target(samples: Tensor, bounds: ReturnBounds, gradient_fraction: float) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import select
 import sys
 import traceback
 from collections.abc import Sequence
@@ -46,13 +47,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line and returns its exit code; see ``USAGE``."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(arguments)
+        code = _dispatch(arguments)
+        sys.stdout.flush()  # whether a reader is still there shows now, and not when Python ends
+        return code
     except UsageError as error:
         return _fail(2, str(error))
     except RunFailed as error:
         return _fail(3, str(error))
     except KeyboardInterrupt:
         return _fail(130, "interrupted")
+    except BrokenPipeError:
+        if _reader_left():
+            return 141  # as a shell reports a process that SIGPIPE ended
+        raise
     except OSError as error:
         if error.errno in _READ_ONLY:
             return _fail(2, f"cannot write '{error.filename}': {(error.strerror or '').lower()}")
@@ -110,6 +117,16 @@ def _dispatch(arguments: list[str]) -> int:
         gc.freeze()
         gc.enable()
     return run(command, rest, sources)
+
+
+def _reader_left() -> bool:
+    """Whether nobody reads stdout any more (``... | head``); what is still to be written there is then dropped."""
+    stdout = select.poll()
+    stdout.register(sys.stdout, select.POLLERR)
+    if not stdout.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _fail(code: int, message: str) -> int:

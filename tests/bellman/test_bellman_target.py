@@ -111,6 +111,17 @@ def test_target_equals_the_explicit_affine_operator(parts):
         assert (explicit.unflatten(0, (6, 5)) - target[member]).abs().max() < 1e-10
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_critic_without_written_out_gradient_has_the_same_target(parts, nested):
+    model, policy, critic, s, a, eps, noise = parts
+    for order in (NONE, ACTION, STATE_ACTION):
+        written, automatic = (
+            sobolev_target(model, policy, z, s, a, eps, noise, 0.97, order, NoCorrection(), nested)
+            for z in (critic, Stripped(critic))
+        )
+        torch.testing.assert_close(written, automatic)
+
+
 def test_action_only_target_is_the_action_part(parts):
     model, policy, critic, s, a, eps, noise = parts
     arguments = (model, policy, critic, s, a, eps, noise, 0.97)
@@ -121,7 +132,9 @@ def test_action_only_target_is_the_action_part(parts):
     torch.testing.assert_close(sobolev_target(*arguments, NONE, NoCorrection()), full[..., :1])
 
 
-def test_without_derivatives_the_members_share_one_imagined_step(parts):
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("order", [NONE, ACTION, STATE_ACTION])
+def test_the_members_share_one_imagined_step(parts, order, nested):
     model, policy, critic, s, a, eps, noise = parts
     rows = []
 
@@ -129,7 +142,7 @@ def test_without_derivatives_the_members_share_one_imagined_step(parts):
         rows.append(s.shape[:-1].numel())
         return model(s, a, eps)
 
-    sobolev_target(step, policy, critic, s, a, eps, noise, 0.97, NONE, NoCorrection())
+    sobolev_target(step, policy, critic, s, a, eps, noise, 0.97, order, NoCorrection(), nested)
     assert rows == [6 * 5]
 
 

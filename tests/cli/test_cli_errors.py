@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_project import command, environment
+from cli_project import ROOT, command, environment
 
 from dsob_pl.cli import main
 
@@ -283,6 +283,25 @@ def test_as_a_process(project: Path, untouched: Callable[[], bool]) -> None:
     assert done.stderr.count("\n") == 1
     assert "did you mean 'Pendulum-v1'" in done.stderr
     assert untouched()
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["--help"], ["sweep", "--config", "conf/suite/summit.yaml", "--dry-run"]])
+def test_a_reader_that_leaves_is_no_error(arguments: list[str], unbuffered: str) -> None:
+    """As in ``... | head -1``."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        command(*arguments),
+        cwd=ROOT,
+        env=environment() | {"PYTHONUNBUFFERED": unbuffered},
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=100,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"], ["evaluate", "--help"]])
