@@ -213,7 +213,8 @@ class ManySeeds(L.LightningModule):
         noise = UpdateNoise(*(torch.stack(x) for x in zip(*drawn)))
 
         def improve(part: Part) -> Metrics:
-            evaluate = self._evaluate if report else self._fast_evaluate
+            moving = part == "policy" and first.risk_varies
+            evaluate = self._evaluate if report or moving else self._fast_evaluate
             loss, metrics = evaluate(part, transition, noise.of(part), report)
             return metrics | {f"{part}/grad_norm": self._descend(part, loss, optimizers[part])}
 

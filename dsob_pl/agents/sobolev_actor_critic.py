@@ -98,7 +98,8 @@ class SobolevActorCritic(L.LightningModule):
             over transitions and critics; None is ``Mean()``. Targets stay those of the law of returns.
         policy_samples: samples P per transition and critic that the policy ascends; None means N.
         compile: fuse the operations of the losses by ``torch.compile``, which takes a C++ compiler and a minute or two
-            before the first update; worth it for long runs. The reporting updates are not compiled.
+            before the first update; worth it for long runs. The reporting updates are not compiled, nor is what the
+            policy ascends while a RiskSchedule moves it.
 
     Raises:
         UsageError: an option is out of range, or a combination cannot be had.
@@ -194,6 +195,7 @@ class SobolevActorCritic(L.LightningModule):
 
         self.compiled = compile
         self._objective = compiled(objective) if compile else objective
+        self.risk_varies = False  # in the course of training; what the policy ascends is then not compiled
         self.generator: torch.Generator | None = None  # of exploration and updates; None is torch's global one
         self.updates = 0  # of the critic, so far; a number and not a buffer, which a GPU would have to be asked for
         self._latest: dict[str, Tensor] = {}  # of the most recent updates; the policy's are rarer than the critic's
@@ -339,7 +341,8 @@ class SobolevActorCritic(L.LightningModule):
         noise = draw_noise(self, len(transition.r), due)
 
         def improve(part: Part) -> dict[str, Tensor]:
-            evaluate = objective if report else self._objective
+            moving = part == "policy" and self.risk_varies
+            evaluate = objective if report or moving else self._objective
             loss, metrics = evaluate(self, part, transition, noise.of(part), report, nested=self.compiled)
             norm, each = self._descend(loss, optimizers[part])
             self._gradient_norms.append((part, each))

@@ -125,48 +125,58 @@ def _sobolev_backup(
         prediction = step(s, a, eps)
         return prediction.s_next, policy(prediction.s_next), prediction.r, prediction.continuation
 
-    state = order is SobolevOrder.STATE_ACTION
-    outputs, pullback = (
-        value_and_pullback(imagine, (s, a), nested)
-        if state
-        else value_and_pullback(lambda a: imagine(s, a), (a,), nested)
-    )
+    if order is SobolevOrder.STATE_ACTION:
+        outputs, pullback = value_and_pullback(imagine, (s, a), nested)
+    else:
+        outputs, pullback = value_and_pullback(lambda a: imagine(s, a), (a,), nested)
     s_next, a_next, r, continuation = outputs
-    next_samples = critic_samples(
-        critic, *full_rows(s_next[None], a_next[None], noise), SobolevOrder.STATE_ACTION, nested
-    )
+    rows = full_rows(s_next[None], a_next[None], noise)
+    next_samples = critic_samples(critic, rows[0], rows[1], rows[2], SobolevOrder.STATE_ACTION, nested)
     z, ds, da = next_samples.split([1, s_next.shape[-1], a_next.shape[-1]], -1)
-    kept = gamma * continuation
-    gradients = [
-        torch.cat(
-            pullback(
-                (kept.unsqueeze(-1) * ds_e, kept.unsqueeze(-1) * da_e, torch.ones_like(r), gamma * z_e.squeeze(-1))
-            ),
-            -1,
-        )
-        for z_e, ds_e, da_e in zip(z, ds, da)
-    ]
-    return torch.cat([(r + kept * z.squeeze(-1)).unsqueeze(-1), torch.stack(gradients)], -1)
+    kept = (gamma * continuation).unsqueeze(-1)
+    gradients = []
+    for z_e, ds_e, da_e in zip(z, ds, da):
+        along = (kept * ds_e, kept * da_e, torch.ones_like(r), gamma * z_e.squeeze(-1))
+        gradients.append(torch.cat(pullback(along), -1))
+    return torch.cat([r.unsqueeze(-1) + kept * z, torch.stack(gradients)], -1)
 
 
 def bound_target(samples: Tensor, bounds: ReturnBounds, gradient_fraction: float) -> tuple[Tensor, Tensor]:
     """Limits targets to what rewards allow.
 
-    The return goes to ``[low, high]``; the gradient of a sample, as one vector, is shortened to at most
-    ``gradient_fraction * (high - low)``, which keeps its direction.
+    The mean return of a transition's samples goes to ``[low, high]``, and the samples are drawn together around it,
+    by one factor, until the farthest of them is there as well. Cutting each sample off by itself would move the mean
+    away from the bound, and bootstrapping multiplies that by ``1 / (1 - gamma)``: near the best possible return, where
+    a policy ends up, values would stay below it by the spread that is left. The gradient of a sample, as one vector, is
+    shortened to at most ``gradient_fraction * (high - low)``, which keeps its direction.
 
     Args:
-        samples: ``[..., D]`` with the return in component 0.
+        samples: ``[..., M, D]``, M samples of one law, with the return in component 0.
         bounds: of the return.
         gradient_fraction: largest gradient norm relative to the width of the bounds.
 
     Returns:
-        the limited samples ``[..., D]`` and the fraction of samples that were changed (0-d).
+        the limited samples ``[..., M, D]`` and the fraction of samples that were changed (0-d).
     """
-    value = samples[..., :1].clamp(bounds.low, bounds.high)
+    value = _bounded_law(samples[..., 0], bounds).unsqueeze(-1)
     gradient = samples[..., 1:]
     norm = gradient.norm(dim=-1, keepdim=True)
     longest = gradient_fraction * (bounds.high - bounds.low)
     shrink = (longest / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp(max=1.0)
     changed = (value != samples[..., :1]) | (shrink < 1)
     return torch.cat([value, gradient * shrink], -1), changed.to(samples.dtype).mean()
+
+
+def _bounded_law(returns: Tensor, bounds: ReturnBounds) -> Tensor:
+    """``returns [..., M]`` with their mean and then all of them brought to the bounds."""
+    low, high = bounds
+    mean = returns.mean(-1, keepdim=True)
+    centre, deviation = mean.clamp(low, high), returns - mean
+    tiny = torch.finfo(returns.dtype).tiny
+    above = (high - centre) / deviation.amax(-1, keepdim=True).clamp_min(tiny)
+    below = (centre - low) / (-deviation).amax(-1, keepdim=True).clamp_min(tiny)
+    factor = torch.minimum(above, below)
+    # Untouched where nothing is to be done, not a rounding error away.
+    inside = (factor >= 1) & (centre == mean)
+    limited = (centre + factor.clamp(max=1.0) * deviation).clamp(low, high)
+    return torch.where(inside, returns, limited)

@@ -26,8 +26,7 @@ class RiskSchedule(Callback):
         end: environment step, above ``begin``.
 
     Raises:
-        UsageError: steps out of order; at the start of a fit, a risk measure that is the mean, a compiled agent (which
-            would be compiled anew at every step), or another model.
+        UsageError: steps out of order; at the start of a fit, a risk measure that is the mean, or another model.
     """
 
     def __init__(self, begin: int, end: int) -> None:
@@ -47,9 +46,8 @@ class RiskSchedule(Callback):
             raise UsageError(f"RiskSchedule: expected model SobolevActorCritic, got {type(pl_module).__name__}")
         if isinstance(pl_module.risk, Mean):
             raise UsageError("RiskSchedule: model.risk is the mean already; expected e.g. dsob_pl.risk.CVaR")
-        if pl_module.compiled:
-            raise UsageError("RiskSchedule: would have model.compile begin anew at every step; use false")
         self._risk = pl_module.risk
+        pl_module.risk_varies = True  # compiled, it would be so anew at every step
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
