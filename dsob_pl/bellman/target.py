@@ -175,8 +175,7 @@ def _bounded_law(returns: Tensor, bounds: ReturnBounds) -> Tensor:
     tiny = torch.finfo(returns.dtype).tiny
     above = (high - centre) / deviation.amax(-1, keepdim=True).clamp_min(tiny)
     below = (centre - low) / (-deviation).amax(-1, keepdim=True).clamp_min(tiny)
-    factor = torch.minimum(above, below)
+    factor = torch.minimum(above, below).clamp(max=1.0)
     # Untouched where nothing is to be done, not a rounding error away.
-    inside = (factor >= 1) & (centre == mean)
-    limited = (centre + factor.clamp(max=1.0) * deviation).clamp(low, high)
-    return torch.where(inside, returns, limited)
+    inside = ((returns >= low) & (returns <= high)).all(-1, keepdim=True)
+    return torch.where(inside, returns, (centre + factor * deviation).clamp(low, high))
