@@ -24,7 +24,8 @@ from dsob_pl.agents.objectives import (
     objective,
     update,
 )
-from dsob_pl.agents.optimizers import build_optimizers, step_schedulers
+from dsob_pl.agents.optimizers import Annealing, build_optimizers, step_schedulers
+from dsob_pl.agents.options import check_length
 from dsob_pl.agents.reports import Speed
 from dsob_pl.agents.sobolev_actor_critic import SobolevActorCritic
 from dsob_pl.agents.stack import AgentStack
@@ -73,6 +74,7 @@ class ManySeeds(L.LightningModule):
                 check_elementwise(optimizer, f"model.{part}_optimizer")
         self.stack = AgentStack(agents)
         self._generators = list(generators)
+        self.annealing = Annealing(agents[0].anneal_after)
         self._fast_evaluate = compiled(self._evaluate) if agents[0].compiled else self._evaluate
         self.updates = 0
         self._latest: Metrics = {}  # [S] each
@@ -98,7 +100,9 @@ class ManySeeds(L.LightningModule):
             part: [self.stack.get_parameter(part)] for part in PARTS if part in self.stack.networks
         }
         one = self.agents[0]
-        return build_optimizers(parameters, one.optimizer_factories, one.scheduler_factories)
+        optimizers, schedulers = build_optimizers(parameters, one.optimizer_factories, one.scheduler_factories)
+        self.annealing.begin(optimizers)
+        return optimizers, schedulers
 
     def setup(self, stage: str) -> None:
         """Shows every world model its environment."""
@@ -109,6 +113,7 @@ class ManySeeds(L.LightningModule):
         """Connects exploration; the running scales begin with transitions already at hand."""
         self.stack.stack_buffers()  # a model may have got some from its environment, and the device is decided now
         data = self._data
+        check_length(self.trainer, self.agents[0])
         data.attach(self.explore)
         for i, (agent, state) in enumerate(zip(self.agents, self._generators)):
             agent.generator = torch.Generator(self.device)
@@ -130,6 +135,7 @@ class ManySeeds(L.LightningModule):
         metrics: list[Metrics] = [{} for _ in self.seeds]
         report = (self.trainer.global_step + 1) % self._report_every == 0
         if step.batch is not None:
+            self.annealing.apply(self)
             each = [agent.transitions(step.batch[i]) for i, agent in enumerate(self.agents)]
             transitions = Transition(*(torch.stack(x, 1) for x in zip(*each)))  # [U, S, B]
             rounds = len(transitions.r)

@@ -36,6 +36,39 @@ def build_optimizers(
     return optimizers, [make(optimizer) for make, optimizer in zip(schedulers, optimizers) if make is not None]
 
 
+class Annealing:
+    """All learning rates of a module, led to zero at the end of its run.
+
+    A function of the environment step alone: a run that is resumed goes on as it would have.
+
+    Args:
+        after: fraction of the run after which the rates fall linearly; None keeps them.
+    """
+
+    def __init__(self, after: float | None) -> None:
+        self.after = after
+        self._rates: list[list[float]] = []
+
+    def begin(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Takes the rates of new optimizers as those to begin with."""
+        self._rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+
+    def factor(self, step: int, steps: int) -> float:
+        """Of the rates at environment step ``step`` (from 0) of ``steps``: in (0, 1]."""
+        if self.after is None:
+            return 1.0
+        return min(1.0, (1 - step / steps) / (1 - self.after))
+
+    def apply(self, module: L.LightningModule) -> None:
+        """Sets the rates of this step."""
+        if self.after is None:
+            return
+        factor = self.factor(module.trainer.global_step, module.trainer.max_steps)
+        for optimizer, rates in zip(module.optimizers(use_pl_optimizer=False), self._rates):  # type: ignore[arg-type]
+            for group, rate in zip(optimizer.param_groups, rates):
+                group["lr"] = factor * rate
+
+
 def step_schedulers(module: L.LightningModule) -> None:
     """One environment step of the schedulers that ``module`` got from :func:`build_optimizers`."""
     found = module.lr_schedulers()

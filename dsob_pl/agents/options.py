@@ -30,6 +30,15 @@ def check_options(agent: Any) -> None:
         if not 0 <= number < math.inf:
             raise UsageError(f"model.{name}: expected a number of at least 0, got {number}")
 
+    if agent.anneal_after is not None and not 0 <= agent.anneal_after < 1:
+        raise UsageError(f"model.anneal_after: expected a fraction in [0, 1) or null, got {agent.anneal_after}")
+
+
+def check_length(trainer: Any, agent: Any) -> None:
+    """Raises UsageError where learning rates are to be led to the end of a run that has none."""
+    if agent.anneal_after is not None and trainer.max_steps < 1:
+        raise UsageError("model.anneal_after: needs the end of the run, trainer.max_steps; got none")
+
 
 def check_divergence(agent: Any, observation_size: int, action_size: int) -> None:
     """Raises UsageError where the divergence cannot compare as many samples as there will be of that many components.

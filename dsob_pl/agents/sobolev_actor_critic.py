@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from dsob_pl.agents.calibration import Calibration, calibrate, calibration_metrics
 from dsob_pl.agents.numbers import Numbers, described, divergence_warning
 from dsob_pl.agents.objectives import PARTS, Part, compiled, draw_noise, objective, target_samples, update
-from dsob_pl.agents.optimizers import build_optimizers, step_schedulers
-from dsob_pl.agents.options import check_divergence, check_options, check_risk
+from dsob_pl.agents.optimizers import Annealing, build_optimizers, step_schedulers
+from dsob_pl.agents.options import check_divergence, check_length, check_options, check_risk
 from dsob_pl.agents.reports import Speed, clean_metrics, evaluation_metrics, model_diagnostics
 from dsob_pl.agents.scales import Scales
 from dsob_pl.agents.value_distribution import ValueDistribution, value_distribution
@@ -91,6 +91,8 @@ class SobolevActorCritic(L.LightningModule):
             ask for less where gamma*kappa is to be below 1.
         critic_scheduler: of the critic's learning rate, stepped once per environment step since learning began.
         world_model_scheduler: of the world model's, likewise.
+        anneal_after: fraction of ``trainer.max_steps`` after which all learning rates fall linearly, to zero at its
+            end; None keeps them. Where a run is made longer afterwards, they rise again.
         divergence_margin: a warning is given, once, where a mean return lies farther than this many widths outside of
             the range that rewards and gamma allow: a target where ``gradient_bound`` is None, else a prediction, which
             bounded targets do not hold back at once; None gives none.
@@ -136,6 +138,7 @@ class SobolevActorCritic(L.LightningModule):
         jacobian_bound: float | None = None,
         critic_scheduler: LRSchedulerCallable | None = None,
         world_model_scheduler: LRSchedulerCallable | None = None,
+        anneal_after: float | None = None,
         divergence_margin: float | None = 1.5,
         risk: RiskMeasure | None = None,
         policy_samples: int | None = None,
@@ -162,6 +165,7 @@ class SobolevActorCritic(L.LightningModule):
         self.jacobian_penalty = jacobian_penalty
         self.jacobian_bound = jacobian_bound
         self.divergence_margin = divergence_margin
+        self.anneal_after = anneal_after
         check_options(self)
         for name, part in (("critic", critic), ("policy", policy)):
             if part is None:  # which the parser of the command line takes for any callable
@@ -192,6 +196,10 @@ class SobolevActorCritic(L.LightningModule):
             policy_optimizer,
         )
         self.scheduler_factories = (world_model_scheduler if self.learns_model else None, critic_scheduler)
+
+        self.annealing = Annealing(anneal_after)
+        if anneal_after is not None and self.scheduler_factories != (None, None):
+            raise UsageError("model.anneal_after: expected null beside a scheduler (critic_scheduler, ...)")
 
         self.compiled = compile
         self._objective = compiled(objective) if compile else objective
@@ -244,7 +252,9 @@ class SobolevActorCritic(L.LightningModule):
         parameters: dict[Part, list[nn.Parameter]] = {
             part: list(net.parameters()) for part, net in networks.items() if net is not None
         }
-        return build_optimizers(parameters, self.optimizer_factories, self.scheduler_factories)
+        optimizers, schedulers = build_optimizers(parameters, self.optimizer_factories, self.scheduler_factories)
+        self.annealing.begin(optimizers)
+        return optimizers, schedulers
 
     def setup(self, stage: str) -> None:
         """Shows the world model the environment, which may decide what the model can do."""
@@ -274,6 +284,7 @@ class SobolevActorCritic(L.LightningModule):
             UsageError: there is nothing to take the scale of the rewards from.
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
+        check_length(self.trainer, self)
         data.attach(self.explore)
         self.begin(data.replay[:] if len(data.replay) else None, not data.collect or data.collector.warmup_steps > 0)
         self._speed.measure(self.trainer.global_step, self.updates)
@@ -309,6 +320,7 @@ class SobolevActorCritic(L.LightningModule):
         metrics: dict[str, Tensor] = {}
         report = (self.trainer.global_step + 1) % self._report_every == 0
         if step.batch is not None:
+            self.annealing.apply(self)
             transitions = self.transitions(step.batch)
             rounds = transitions.r.shape[0]
             for u in range(rounds):

@@ -26,6 +26,9 @@ from dsob_pl.world_models import Deterministic
         {"exploration_std": float("inf")},
         {"jacobian_penalty": -1.0},
         {"jacobian_bound": 0.0},
+        {"anneal_after": 1.0},
+        {"anneal_after": -0.1},
+        {"anneal_after": float("nan")},
     ],
 )
 def test_options_out_of_range_name_themselves(option):

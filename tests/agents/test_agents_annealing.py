@@ -1,0 +1,136 @@
+"""Learning rates that are led to zero at the end of a run: by hand, from a checkpoint, and among many seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+
+from dsob_pl.agents import ManySeeds, SobolevActorCritic
+from dsob_pl.agents.optimizers import Annealing
+from dsob_pl.critics import GenerativeCritic
+from dsob_pl.data import ManySeedsData, ReplayDataModule
+from dsob_pl.divergences import MMD
+from dsob_pl.errors import UsageError
+from dsob_pl.networks import DeterministicPolicy
+from dsob_pl.world_models import CVAE
+
+# The rates of steps 0 to 9 of ten, annealed after 0.6 of them, over those at the start.
+FACTORS = [1, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+RATES = {"world_model": 4e-3, "critic": 3e-3, "policy": 2e-3}
+
+
+def adam(rate: float):
+    return lambda parameters: torch.optim.Adam(parameters, lr=rate)
+
+
+def build(seed: int = 0, **options: object) -> tuple[SobolevActorCritic, ReplayDataModule]:
+    L.seed_everything(seed, verbose=False)
+    data = ReplayDataModule("dsob_pl/Rotation-v0", {"max_episode_steps": 5}, 1000, 8, 2, 2, 1, seed=seed)
+    agent = SobolevActorCritic(
+        data.observation_size, data.action_size,
+        critic=lambda s, a: GenerativeCritic(s, a, hidden=(8,)),
+        policy=lambda s, a: DeterministicPolicy(s, a, hidden=(8,)),
+        world_model=lambda s, a: CVAE(s, a, hidden=(8,), prior_hidden=(8,), termination_hidden=(8,)),
+        **{"samples": 4, "diagnostic_samples": 4, "divergence": MMD(), "anneal_after": 0.6, **options},
+        **{f"{part}_optimizer": adam(rate) for part, rate in RATES.items()},
+    )  # fmt: skip
+    return agent, data
+
+
+class Seen(L.Callback):
+    """Writes down the learning rates of every step."""
+
+    def __init__(self) -> None:
+        self.rates: list[list[float]] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+        optimizers = pl_module.optimizers(use_pl_optimizer=False)[:3]
+        self.rates.append([optimizer.param_groups[0]["lr"] for optimizer in optimizers])
+
+
+def fit(folder: Path, module: L.LightningModule, data: object, steps: int, ckpt_path: Path | None = None):
+    """The trainer, and the rates of every step of world model, critic and policy over those at the start."""
+    seen = Seen()
+    trainer = L.Trainer(
+        accelerator="cpu", max_steps=steps, max_epochs=-1, limit_val_batches=0, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, logger=False, default_root_dir=folder, callbacks=[seen],
+    )  # fmt: skip
+    trainer.fit(module, data, ckpt_path=ckpt_path, **({} if ckpt_path is None else {"weights_only": True}))
+    return trainer, [[rate / first for rate, first in zip(rates, RATES.values())] for rates in seen.rates]
+
+
+def parameters(agent: SobolevActorCritic) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in agent.parameters()])
+
+
+def test_the_factor_by_hand() -> None:
+    assert [Annealing(0.6).factor(step, 10) for step in range(10)] == pytest.approx(FACTORS)
+    assert [Annealing(0.0).factor(step, 4) for step in range(4)] == [1, 0.75, 0.5, 0.25]
+    assert {Annealing(None).factor(step, 4) for step in range(4)} == {1.0}
+
+
+def test_all_rates_fall_to_the_end_of_the_run(tmp_path: Path) -> None:
+    agent, data = build()
+    _, factors = fit(tmp_path, agent, data, 10)
+    assert factors == [pytest.approx([factor] * 3) for factor in FACTORS]
+
+
+def test_from_a_checkpoint_on_they_are_those_of_the_run_that_was_not_cut_off(tmp_path: Path) -> None:
+    first, cut = build()
+    seen = Seen()
+    trainer = L.Trainer(
+        accelerator="cpu", max_steps=10, max_epochs=-1, limit_val_batches=0, enable_checkpointing=False, logger=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path, callbacks=[Stop(8), seen],
+    )  # fmt: skip
+    trainer.fit(first, cut)
+    trainer.save_checkpoint(tmp_path / "some.ckpt")
+    saved = torch.load(tmp_path / "some.ckpt", weights_only=True)["optimizer_states"][1]["param_groups"][0]["lr"]
+    assert saved == pytest.approx(0.75 * RATES["critic"])
+    more, rest = build()
+    _, factors = fit(tmp_path, more, rest, 10, tmp_path / "some.ckpt")
+    assert factors == [pytest.approx([factor] * 3) for factor in FACTORS[8:]]
+
+
+class Stop(L.Callback):
+    """Ends a run after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        trainer.should_stop = trainer.global_step >= self.steps
+
+
+def test_among_many_seeds_it_is_the_run_alone(tmp_path: Path) -> None:
+    alone, data = build(1)
+    fit(tmp_path, alone, data, 30)
+    agents, parts, states = [], [], []
+    for seed in (0, 1):
+        agent, part = build(seed)
+        agents.append(agent)
+        parts.append(part)
+        states.append(torch.get_rng_state())
+    many = ManySeeds(agents, [0, 1], states)
+    _, factors = fit(tmp_path, many, ManySeedsData(parts), 30)
+    assert factors[-1] == pytest.approx([1 / 12] * 3)
+    torch.testing.assert_close(parameters(many.agents[1]), parameters(alone), rtol=1e-3, atol=1e-4)
+    kept, data = build(1, anneal_after=None)
+    fit(tmp_path, kept, data, 30)
+    assert (parameters(kept) - parameters(alone)).abs().max() > 1e-3
+
+
+def test_what_it_cannot_do_is_refused(tmp_path: Path) -> None:
+    def decay(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LinearLR:
+        return torch.optim.lr_scheduler.LinearLR(optimizer)
+
+    for name in ("critic_scheduler", "world_model_scheduler"):
+        with pytest.raises(UsageError, match=r"model\.anneal_after: expected null beside a scheduler"):
+            build(**{name: decay})
+    one, data = build()
+    many, both = ManySeeds([build()[0]], [0], [torch.get_rng_state()]), ManySeedsData([build()[1]])
+    for module, source in ((one, data), (many, both)):
+        with pytest.raises(UsageError, match=r"model\.anneal_after: needs the end of the run, trainer\.max_steps"):
+            fit(tmp_path, module, source, -1)
