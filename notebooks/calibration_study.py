@@ -102,7 +102,7 @@ def main() -> None:
     if not options.table:
         with tempfile.TemporaryDirectory(prefix="calibration_study_") as folder:
             for cell in (name for name in CELLS if options.only in name):
-                keep(RESULTS, COLUMNS, "cell", run(cell, options.seeds, Path(folder)))
+                keep(RESULTS, COLUMNS, ["cell"], run(cell, options.seeds, Path(folder)))
     print(table(read(RESULTS)))
 
 

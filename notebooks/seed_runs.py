@@ -43,10 +43,10 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def keep(path: Path, columns: Sequence[str], key: str, rows: Sequence[dict[str, object]]) -> None:
-    """Writes ``rows`` to a file in place of those that it has of the same ``key``."""
-    new = {row[key] for row in rows}
-    kept = [row for row in read(path) if row[key] not in new]
+def keep(path: Path, columns: Sequence[str], keys: Sequence[str], rows: Sequence[dict[str, object]]) -> None:
+    """Writes ``rows`` to a file in place of those that it has of the same ``keys``."""
+    new = {tuple(str(row[key]) for key in keys) for row in rows}
+    kept = [row for row in read(path) if tuple(row[key] for key in keys) not in new]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(columns), lineterminator="\n")
         writer.writeheader()
