@@ -74,7 +74,7 @@ class ManySeeds(L.LightningModule):
                 check_elementwise(optimizer, f"model.{part}_optimizer")
         self.stack = AgentStack(agents)
         self._generators = list(generators)
-        self.annealing = Annealing(agents[0].anneal_after)
+        self.annealing = Annealing(agents[0].anneal_after, agents[0].anneal_to)
         self._fast_evaluate = compiled(self._evaluate) if agents[0].compiled else self._evaluate
         self.updates = 0
         self._latest: Metrics = {}  # [S] each

@@ -37,16 +37,18 @@ def build_optimizers(
 
 
 class Annealing:
-    """All learning rates of a module, led to zero at the end of its run.
+    """All learning rates of a module, led to a fraction of themselves at the end of its run.
 
     A function of the environment step alone: a run that is resumed goes on as it would have.
 
     Args:
         after: fraction of the run after which the rates fall linearly; None keeps them.
+        to: what is left of them at the end.
     """
 
-    def __init__(self, after: float | None) -> None:
+    def __init__(self, after: float | None, to: float) -> None:
         self.after = after
+        self.to = to
         self._rates: list[list[float]] = []
 
     def begin(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
@@ -57,7 +59,8 @@ class Annealing:
         """Of the rates at environment step ``step`` (from 0) of ``steps``: in (0, 1]."""
         if self.after is None:
             return 1.0
-        return min(1.0, (1 - step / steps) / (1 - self.after))
+        left = min(1.0, (1 - step / steps) / (1 - self.after))
+        return self.to + (1 - self.to) * left
 
     def apply(self, module: L.LightningModule) -> None:
         """Sets the rates of this step."""

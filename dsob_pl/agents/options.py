@@ -32,6 +32,8 @@ def check_options(agent: Any) -> None:
 
     if agent.anneal_after is not None and not 0 <= agent.anneal_after < 1:
         raise UsageError(f"model.anneal_after: expected a fraction in [0, 1) or null, got {agent.anneal_after}")
+    if not 0 <= agent.anneal_to <= 1:
+        raise UsageError(f"model.anneal_to: expected a fraction in [0, 1], got {agent.anneal_to}")
 
 
 def check_length(trainer: Any, agent: Any) -> None:

@@ -91,8 +91,9 @@ class SobolevActorCritic(L.LightningModule):
             ask for less where gamma*kappa is to be below 1.
         critic_scheduler: of the critic's learning rate, stepped once per environment step since learning began.
         world_model_scheduler: of the world model's, likewise.
-        anneal_after: fraction of ``trainer.max_steps`` after which all learning rates fall linearly, to zero at its
-            end; None keeps them. Where a run is made longer afterwards, they rise again.
+        anneal_after: fraction of ``trainer.max_steps`` after which all learning rates fall linearly until its end; None
+            keeps them. Where a run is made longer afterwards, they rise again.
+        anneal_to: fraction of themselves that is left of them at the end.
         divergence_margin: a warning is given, once, where a mean return lies farther than this many widths outside of
             the range that rewards and gamma allow: a target where ``gradient_bound`` is None, else a prediction, which
             bounded targets do not hold back at once; None gives none.
@@ -139,6 +140,7 @@ class SobolevActorCritic(L.LightningModule):
         critic_scheduler: LRSchedulerCallable | None = None,
         world_model_scheduler: LRSchedulerCallable | None = None,
         anneal_after: float | None = None,
+        anneal_to: float = 0.0,
         divergence_margin: float | None = 1.5,
         risk: RiskMeasure | None = None,
         policy_samples: int | None = None,
@@ -166,6 +168,7 @@ class SobolevActorCritic(L.LightningModule):
         self.jacobian_bound = jacobian_bound
         self.divergence_margin = divergence_margin
         self.anneal_after = anneal_after
+        self.anneal_to = anneal_to
         check_options(self)
         for name, part in (("critic", critic), ("policy", policy)):
             if part is None:  # which the parser of the command line takes for any callable
@@ -197,7 +200,7 @@ class SobolevActorCritic(L.LightningModule):
         )
         self.scheduler_factories = (world_model_scheduler if self.learns_model else None, critic_scheduler)
 
-        self.annealing = Annealing(anneal_after)
+        self.annealing = Annealing(anneal_after, anneal_to)
         if anneal_after is not None and self.scheduler_factories != (None, None):
             raise UsageError("model.anneal_after: expected null beside a scheduler (critic_scheduler, ...)")
 

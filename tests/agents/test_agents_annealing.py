@@ -67,9 +67,10 @@ def parameters(agent: SobolevActorCritic) -> torch.Tensor:
 
 
 def test_the_factor_by_hand() -> None:
-    assert [Annealing(0.6).factor(step, 10) for step in range(10)] == pytest.approx(FACTORS)
-    assert [Annealing(0.0).factor(step, 4) for step in range(4)] == [1, 0.75, 0.5, 0.25]
-    assert {Annealing(None).factor(step, 4) for step in range(4)} == {1.0}
+    assert [Annealing(0.6, 0.0).factor(step, 10) for step in range(10)] == pytest.approx(FACTORS)
+    assert [Annealing(0.0, 0.0).factor(step, 4) for step in range(4)] == [1, 0.75, 0.5, 0.25]
+    assert [Annealing(0.0, 0.2).factor(step, 4) for step in range(4)] == pytest.approx([1, 0.8, 0.6, 0.4])
+    assert {Annealing(None, 0.0).factor(step, 4) for step in range(4)} == {1.0}
 
 
 def test_all_rates_fall_to_the_end_of_the_run(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ from dsob_pl.world_models import Deterministic
         {"anneal_after": 1.0},
         {"anneal_after": -0.1},
         {"anneal_after": float("nan")},
+        {"anneal_to": -0.1},
+        {"anneal_to": 1.1},
     ],
 )
 def test_options_out_of_range_name_themselves(option):
