@@ -117,7 +117,7 @@ def target_samples(
     )
     if agent.gradient_bound is None:
         return target, target.new_zeros(())
-    return bound_target(target, agent.scales.bounds, agent.gradient_bound)
+    return bound_target(target, agent.scales.bounds, agent.gradient_bound, agent.bound_unit)
 
 
 def penalty(agent: SobolevActorCritic, transition: Transition, policy: nn.Module, eps: Tensor) -> Tensor:

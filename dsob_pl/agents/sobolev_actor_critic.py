@@ -26,6 +26,7 @@ from dsob_pl.agents.reports import Speed, clean_metrics, evaluation_metrics, mod
 from dsob_pl.agents.scales import Scales
 from dsob_pl.agents.value_distribution import ValueDistribution, value_distribution
 from dsob_pl.bellman import (
+    BoundUnit,
     OverestimationCorrection,
     SobolevOrder,
     Truncation,
@@ -72,6 +73,8 @@ class SobolevActorCritic(L.LightningModule):
         gradient_weight: factor on gradient components inside the divergence.
         gradient_bound: longest target gradient relative to the width of possible returns; None leaves targets
             unbounded.
+        bound_unit: what is kept within the possible returns, each target sample by itself, or the law of a transition
+            as a whole, which leaves a possible mean where it is.
         return_range: rewards are multiplied by one constant that makes the width of the returns which the rewards of
             the warm-up allow this large, so that a kernel bandwidth means the same on every task; None keeps rewards.
         policy_delay: critic updates per policy and target update.
@@ -125,6 +128,7 @@ class SobolevActorCritic(L.LightningModule):
         target_samples: int | None = None,
         gradient_weight: float = 1.0,
         gradient_bound: float | None = 0.2,
+        bound_unit: BoundUnit = "sample",
         return_range: float | None = 10.0,
         policy_delay: int = 2,
         exploration_std: float = 0.1,
@@ -157,6 +161,7 @@ class SobolevActorCritic(L.LightningModule):
         self.policy_samples = samples if policy_samples is None else policy_samples
         self.gradient_weight = gradient_weight
         self.gradient_bound = gradient_bound
+        self.bound_unit = bound_unit
         self.return_range = return_range
         self.policy_delay = policy_delay
         self.exploration_std = exploration_std

@@ -16,10 +16,11 @@ from dsob_pl.bellman.overestimation import (
 )
 from dsob_pl.bellman.smoothness import jacobian_penalty, operator_norms
 from dsob_pl.bellman.sobolev import SobolevOrder, sobolev_samples, with_gradients
-from dsob_pl.bellman.target import ReturnBounds, backup, bound_target, sobolev_target
+from dsob_pl.bellman.target import BoundUnit, ReturnBounds, backup, bound_target, sobolev_target
 from dsob_pl.bellman.target_smoothing import smoothed_policy
 
 __all__ = [
+    "BoundUnit",
     "LowerMean",
     "NoCorrection",
     "OverestimationCorrection",

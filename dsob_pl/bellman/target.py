@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from dsob_pl.bellman.sobolev import SobolevOrder, critic_samples, value_and_pull
 from dsob_pl.critics import Critic, full_rows
 from dsob_pl.world_models import Prediction
 
+BoundUnit = Literal["sample", "law"]
 Policy = Callable[[Tensor], Tensor]
 Step = Callable[[Tensor, Tensor, Tensor], Prediction]
 
@@ -141,30 +142,33 @@ def _sobolev_backup(
     return torch.cat([r.unsqueeze(-1) + kept * z, torch.stack(gradients)], -1)
 
 
-def bound_target(samples: Tensor, bounds: ReturnBounds, gradient_fraction: float) -> tuple[Tensor, Tensor]:
+def bound_target(
+    samples: Tensor, bounds: ReturnBounds, gradient_fraction: float, unit: BoundUnit = "sample"
+) -> tuple[Tensor, Tensor]:
     """Limits targets to what rewards allow.
 
-    The mean return of a transition's samples goes to ``[low, high]``, and the samples are drawn together around it,
-    by one factor, until the farthest of them is there as well. Cutting each sample off by itself would move the mean
-    away from the bound, and bootstrapping multiplies that by ``1 / (1 - gamma)``: near the best possible return, where
-    a policy ends up, values would stay below it by the spread that is left. The gradient of a sample, as one vector, is
+    By "sample", every return goes to ``[low, high]`` by itself. That moves the mean of a law away from a bound by some
+    of its spread, a pessimism near the best possible return, which bootstrapping multiplies by ``1 / (1 - gamma)``. By
+    "law", the mean goes to ``[low, high]``, and the samples are drawn together around it, by one factor, until the
+    farthest of them is there as well: a possible mean stays. Either way the gradient of a sample, as one vector, is
     shortened to at most ``gradient_fraction * (high - low)``, which keeps its direction.
 
     Args:
         samples: ``[..., M, D]``, M samples of one law, with the return in component 0.
         bounds: of the return.
         gradient_fraction: largest gradient norm relative to the width of the bounds.
+        unit: what is limited, each sample or the law.
 
     Returns:
         the limited samples ``[..., M, D]`` and the fraction of samples that were changed (0-d).
     """
-    value = _bounded_law(samples[..., 0], bounds).unsqueeze(-1)
-    gradient = samples[..., 1:]
+    value, gradient = samples[..., 0], samples[..., 1:]
+    limited = _bounded_law(value, bounds) if unit == "law" else value.clamp(bounds.low, bounds.high)
     norm = gradient.norm(dim=-1, keepdim=True)
     longest = gradient_fraction * (bounds.high - bounds.low)
     shrink = (longest / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp(max=1.0)
-    changed = (value != samples[..., :1]) | (shrink < 1)
-    return torch.cat([value, gradient * shrink], -1), changed.to(samples.dtype).mean()
+    changed = (limited != value) | (shrink < 1).squeeze(-1)
+    return torch.cat([limited.unsqueeze(-1), gradient * shrink], -1), changed.to(samples.dtype).mean()
 
 
 def _bounded_law(returns: Tensor, bounds: ReturnBounds) -> Tensor:

@@ -218,22 +218,30 @@ def test_return_bounds_hold_for_any_horizon():
     assert ReturnBounds.from_rewards(torch.tensor(1.0), torch.tensor(1.0), 0.9).low == 1
 
 
-def test_bounded_targets_keep_their_mean_and_the_direction_of_the_gradient(float64):
+def test_bounded_targets_keep_the_direction_of_the_gradient(float64):
+    bounds = ReturnBounds(torch.tensor(-1.0), torch.tensor(9.0))
+    samples = torch.tensor([[20.0, 3.0, 4.0], [5.0, 0.3, 0.4], [-7.0, 0.0, 0.0]])
+    limited, changed = bound_target(samples, bounds, 0.1)
+    torch.testing.assert_close(limited, torch.tensor([[9.0, 0.6, 0.8], [5.0, 0.3, 0.4], [-1.0, 0.0, 0.0]]))
+    assert changed == pytest.approx(2 / 3)
+
+
+def test_bounded_laws_keep_their_mean_and_the_direction_of_the_gradient(float64):
     bounds = ReturnBounds(torch.tensor(-1.0), torch.tensor(9.0))
     # Mean 8, deviations -6, 2, 4: drawn together by 1/4, until the largest is 9 and not 12.
     above = torch.tensor([[2.0, 3.0, 4.0], [10.0, 0.3, 0.4], [12.0, 0.0, 0.0]])
     # Mean -3, brought to -1, where no room is left below.
     below = torch.tensor([[-7.0, 3.0, 4.0], [-1.0, 0.3, 0.4], [-1.0, 0.0, 0.0]])
-    limited, changed = bound_target(torch.stack([above, below]), bounds, 0.1)
+    limited, changed = bound_target(torch.stack([above, below]), bounds, 0.1, "law")
     gradients = [[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]]
     expected = [[[value, *g] for value, g in zip(values, gradients)] for values in ((6.5, 8.5, 9.0), (-1.0,) * 3)]
     torch.testing.assert_close(limited, torch.tensor(expected))
     assert changed == pytest.approx(2 / 3)  # the two at -1 stay
     inside = torch.tensor([[5.0, 0.3, 0.4], [-0.9, 3.0, 4.0]])
-    limited, changed = bound_target(inside, bounds, 0.1)
+    limited, changed = bound_target(inside, bounds, 0.1, "law")
     assert torch.equal(limited[:, 0], inside[:, 0])
     assert changed == 0.5  # the second gradient
-    single, _ = bound_target(torch.tensor([[20.0, 0.0]]), bounds, 0.1)  # a deterministic critic's
+    single, _ = bound_target(torch.tensor([[20.0, 0.0]]), bounds, 0.1, "law")  # a deterministic critic's
     assert single.tolist() == [[9.0, 0.0]]
 
 
@@ -245,7 +253,7 @@ def test_bounded_targets_keep_their_mean_and_the_direction_of_the_gradient(float
 def test_bounded_laws_stay_within_bounds_keep_a_possible_mean_and_their_order(values, low, width):
     returns = torch.from_numpy(values)
     bounds = ReturnBounds(torch.tensor(low).double(), torch.tensor(low + width).double())
-    limited = bound_target(returns.unsqueeze(-1), bounds, 1.0)[0].squeeze(-1)
+    limited = bound_target(returns.unsqueeze(-1), bounds, 1.0, "law")[0].squeeze(-1)
     assert (limited >= bounds.low).all()
     assert (limited <= bounds.high).all()
     torch.testing.assert_close(limited.mean(-1), returns.mean(-1).clamp(*bounds), atol=1e-9, rtol=0)

@@ -104,7 +104,7 @@ def test_a_target_that_is_not_finite_is_named_before_the_loss_that_follows_from_
 def test_a_gradient_target_alone_is_named(tmp_path, monkeypatch):
     agent, data = build()
 
-    def spoilt(samples, bounds, fraction):
+    def spoilt(samples, *_):
         return samples.index_fill(-1, torch.tensor(1), torch.nan), samples.new_zeros(())
 
     monkeypatch.setattr("dsob_pl.agents.objectives.bound_target", spoilt)
