@@ -8,6 +8,7 @@ the commands of single fits stand in every file.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +22,8 @@ RESULTS = Path(__file__).resolve().parent / "results"
 # Return, environment steps.
 GOALS = {"pendulum": (-200, 2500), "inverted_pendulum": (950, 5000), "inverted_double_pendulum": (9000, 15000)}
 DEFAULT_METHOD = "mmd_anchored_state_action"
+# The defaults of conf/pendulum.yaml, now and before, by what they are called in conf/suite/control.yaml.
+DEFAULTS = {"mmd_calibrated_state_action": "now", DEFAULT_METHOD: "before"}
 # Environment steps that all fits of a file have reached.
 FACTORS_AT = {"summit": 500, "jack": 1000}
 
@@ -55,28 +58,29 @@ def factor_table(suite: str) -> str:
 def control_table() -> str:
     """When each seed of the small control tasks first met its goal under each noise, and where it ended; defaults only."""
     results = read_csv(RESULTS / "compare" / "control")
-    done = results.cells[(results.cells["state"] == "complete") & (results.cells["method"] == DEFAULT_METHOD)]
-    whole = set(zip(done["task"], done["noise"]))
-    lines = [
-        "| task | noise | goal | seeds that met it | first evaluation that did, in environment steps | at the end |"
-    ]
-    lines.append("|---|---|---|---|---|---|")
-    own = results.curves[results.curves["method"] == DEFAULT_METHOD]
-    for task, (goal, within) in GOALS.items():
-        for noise in ("none", "observation", "dynamics"):
-            if (task, noise) not in whole:
-                continue
-            curves = own[(own["task"] == task) & (own["noise"] == noise)]
-            last = curves[curves["environment_step"] == curves["environment_step"].max()]
-            met = curves[(curves["eval/return_mean"] >= goal) & (curves["environment_step"] <= within)]
-            first = sorted(met.groupby("seed")["environment_step"].min())
-            end = interval(estimate(interquartile_mean, [last["eval/return_mean"].to_numpy()]))
-            many = curves["seed"].nunique()
-            when = f"{first[0]:,} to {first[-1]:,}" if first else ""
-            cells = [task, noise, f"{goal:,} within {within:,}", f"{len(first)} of {many}", when]
-            still = int((last["eval/return_mean"] >= goal).sum())
-            step = f"{last['environment_step'].iloc[0]:,}"
-            lines.append(f"| {' | '.join(cells)} | {end} at {step}; {still} of {many} still meet it |")
+    complete = results.cells[results.cells["state"] == "complete"]
+    whole = set(zip(complete["task"], complete["noise"], complete["method"]))
+    names = [
+        "task", "noise", "default", "goal", "seeds that met it", "first evaluation that did, in environment steps",
+        "at the end",
+    ]  # fmt: skip
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    for task, noise, method in itertools.product(GOALS, ("none", "observation", "dynamics"), DEFAULTS):
+        if (task, noise, method) not in whole:
+            continue
+        goal, within = GOALS[task]
+        own = (results.curves["task"] == task) & (results.curves["noise"] == noise)
+        curves = results.curves[own & (results.curves["method"] == method)]
+        last = curves[curves["environment_step"] == curves["environment_step"].max()]
+        met = curves[(curves["eval/return_mean"] >= goal) & (curves["environment_step"] <= within)]
+        first = sorted(met.groupby("seed")["environment_step"].min())
+        end = interval(estimate(interquartile_mean, [last["eval/return_mean"].to_numpy()]))
+        many = curves["seed"].nunique()
+        when = f"{first[0]:,} to {first[-1]:,}" if first else ""
+        cells = [task, noise, DEFAULTS[method], f"{goal:,} within {within:,}", f"{len(first)} of {many}", when]
+        still = int((last["eval/return_mean"] >= goal).sum())
+        step = f"{last['environment_step'].iloc[0]:,}"
+        lines.append(f"| {' | '.join(cells)} | {end} at {step}; {still} of {many} still meet it |")
     return "\n".join(lines)
 
 

@@ -19,6 +19,7 @@ from dsob_pl.cli.options import Parser, at_least
 from dsob_pl.errors import RunFailed, UsageError
 from dsob_pl.experiments.suite import Cell, Suite, check_keys_once, expand, parse_settings, parse_suite, select
 from dsob_pl.seeds import compact_seeds, parse_seeds
+from dsob_pl.tracking.store import reason_of
 
 if TYPE_CHECKING:
     from dsob_pl.experiments.sweep import Runner, Sweep
@@ -75,6 +76,8 @@ def sweep(arguments: list[str]) -> int:
         chosen = [dataclasses.replace(cell, seeds=seeds) for cell in chosen]
     if options.threads is not None:
         chosen, grid = ([_with_threads(cell, options.threads) for cell in cells] for cells in (chosen, grid))
+    from mlflow.exceptions import MlflowException
+
     from dsob_pl.experiments.sweep import Sweep, run_sweep
 
     plan = Sweep(suite, grid, chosen, options.again, options.threads or 1)
@@ -82,7 +85,10 @@ def sweep(arguments: list[str]) -> int:
         return _list(plan)
     stop = Event()
     with _set_by_signals(stop) as received:
-        outcomes = run_sweep(plan, _runner(options), stop)
+        try:
+            outcomes = run_sweep(plan, _runner(options), stop)
+        except MlflowException as error:  # a database that went away in the meantime
+            raise RunFailed(f"MLflow failed: {reason_of(error)}; the same command goes on from here") from error
     return _end(outcomes, received)
 
 

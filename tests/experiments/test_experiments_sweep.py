@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -286,3 +287,19 @@ def test_what_a_place_cannot_do_is_one_line_and_nothing_is_created(
     (line,) = err.splitlines()
     assert message in line
     assert sorted(path.name for path in folder.iterdir()) == ["conf", "throttle.py", "toy.yaml"]
+
+
+def test_a_database_that_goes_away_ends_a_sweep_in_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def spoil(*_: object) -> dict[str, object]:
+        with sqlite3.connect(folder / "mlflow.db") as database:
+            database.execute("ALTER TABLE runs RENAME TO ruins")
+        return {}
+
+    monkeypatch.setattr("dsob_pl.cli.sweep._runner", lambda options: spoil)
+    assert main(["sweep", "--config", "toy.yaml"]) == 3
+    err = capfd.readouterr().err
+    assert "dsob_pl: error: MLflow failed: (sqlite3.OperationalError) no such table: runs" in err
+    assert "the same command goes on from here" in err
+    assert "Traceback" not in err
