@@ -48,7 +48,7 @@ def run(objective: str, seeds: str, steps: int, folder: Path) -> list[dict[str, 
 
     files = [ROOT / "conf/cliff.yaml", ROOT / f"conf/risk/{objective}.yaml"]
     rows: list[dict[str, object]] = []
-    for found in fit(folder / objective, files, seeds, f"--trainer.max_steps={steps}", "--model.compile=true"):
+    for found in fit(folder / objective, files, seeds, f"--trainer.max_steps={steps}"):
         agent = load_agent(Path(found.info.artifact_uri) / "checkpoints" / "last.ckpt")
 
         def policy(s: Tensor, *_: object, agent: Any = agent) -> Tensor:

@@ -12,7 +12,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from mlflow import MlflowClient
 
-
 TITLES = {"control": "InvertedPendulum-v5"}  # of suites
 
 
