@@ -33,14 +33,14 @@ def kernel(bandwidth: float) -> dict[str, object]:
     return {"class_path": "dsob_pl.divergences.Multiquadric", "init_args": {"bandwidth": bandwidth}}
 
 
-def anchored(name: str, estimator: str = "unbiased", **options: str) -> dict[str, object]:
-    """The divergence of conf/pendulum.yaml with another one in its middle, or another estimator in both parts."""
+def anchored(name: str, estimator: str = "unbiased", fine: float = 30.0, **options: str) -> dict[str, object]:
+    """The divergence of conf/pendulum.yaml with another one in its middle, another estimator or another fine kernel."""
     joint = {"kernel": kernel(10.0), "estimator": estimator, **options}
     parts = {
         "divergence": {"class_path": f"dsob_pl.divergences.{name}", "init_args": joint},
         "value_divergence": {
             "class_path": "dsob_pl.divergences.MMD",
-            "init_args": {"kernel": kernel(30.0), "estimator": estimator},
+            "init_args": {"kernel": kernel(fine), "estimator": estimator},
         },
     }
     outer = {"class_path": "dsob_pl.divergences.ValueAnchored", "init_args": parts}
@@ -59,6 +59,7 @@ CELLS: dict[str, dict[str, object]] = {
     "MMD, biased": anchored("MMD", estimator="biased"),
     "max-sliced MMD, direction of the batch": anchored("MaxSlicedMMD", direction="batch"),
     "max-sliced MMD, direction per transition": anchored("MaxSlicedMMD", direction="transition"),
+    "MMD, unbiased, kernel of the return of bandwidth 50": anchored("MMD", fine=50.0),
     "earlier default": overlay(EARLIER, max_steps=1500),
     "earlier default, longer": overlay(EARLIER, max_steps=4000),
 }
