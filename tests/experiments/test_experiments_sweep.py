@@ -49,7 +49,7 @@ import lightning as L
 class Throttle(L.Callback):
     def on_train_batch_end(self, trainer, *_):
         if not Path("fast").exists():
-            time.sleep(0.05 if trainer.global_step < 80 else 1)  # not over before it is stopped
+            time.sleep(0.05 if trainer.global_step < 80 else 3)  # not over before it is stopped
 """
 CALLBACKS = "[{class_path: dsob_pl.ground_truth.Score}, {class_path: throttle.Throttle}]"
 SLOW = ["trainer.max_steps=100", f"trainer.callbacks={CALLBACKS}"]
