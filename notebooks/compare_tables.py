@@ -31,7 +31,8 @@ FACTORS_AT = {"summit": 500, "jack": 1000}
 def task_table(suite: str, *tasks: str, against: str = "mage") -> str:
     """Final score and area under the curve of every method on one task, or on each of several, without noise."""
     rows = compare(read_csv(RESULTS / "compare" / suite), against).tasks
-    rows = rows[rows["task"].isin(tasks) & (rows["noise"] == "none")].sort_values("task", kind="stable")
+    rows = rows[rows["task"].isin(tasks) & (rows["noise"] == "none")]
+    rows = rows.sort_values("task", key=lambda names: names.map(tasks.index), kind="stable")
     names = ["method", "targets; pessimism", "seeds", "final score", "area under the curve", f"against {against}"]
     several = len(tasks) > 1
     names = ["task", *names] if several else names
@@ -114,6 +115,7 @@ def tables() -> dict[str, str]:
     return {
         "summit": task_table("summit", "summit_5"),
         "summit sizes": task_table("summit", "summit_1", "summit_2"),
+        "point mass": task_table("point_mass", "point_mass_1", "point_mass_5", "point_mass_20"),
         "jack": task_table("jack", "jack_10"),
         "factors": factor_table("summit"),
         "jack factors": factor_table("jack"),
