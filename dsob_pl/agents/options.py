@@ -29,7 +29,6 @@ def check_options(agent: Any) -> None:
         number = getattr(agent, name)
         if not 0 <= number < math.inf:
             raise UsageError(f"model.{name}: expected a number of at least 0, got {number}")
-
     if agent.anneal_after is not None and not 0 <= agent.anneal_after < 1:
         raise UsageError(f"model.anneal_after: expected a fraction in [0, 1) or null, got {agent.anneal_after}")
     if not 0 <= agent.anneal_to <= 1:

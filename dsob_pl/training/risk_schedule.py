@@ -59,3 +59,4 @@ class RiskSchedule(Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leaves the agent with its own measure."""
         pl_module.risk = self._risk  # type: ignore[assignment]
+        pl_module.risk_varies = False  # type: ignore[assignment]

@@ -51,12 +51,25 @@ class Seen(L.Callback):
         self.rates.append([optimizer.param_groups[0]["lr"] for optimizer in optimizers])
 
 
-def fit(folder: Path, module: L.LightningModule, data: object, steps: int, ckpt_path: Path | None = None):
+class Stop(L.Callback):
+    """Ends a run after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        trainer.should_stop = trainer.global_step >= self.steps
+
+
+def fit(
+    folder: Path, module: L.LightningModule, data: object, steps: int, ckpt_path: Path | None = None, stop: int = 10**9
+):
     """The trainer, and the rates of every step of world model, critic and policy over those at the start."""
     seen = Seen()
     trainer = L.Trainer(
         accelerator="cpu", max_steps=steps, max_epochs=-1, limit_val_batches=0, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, logger=False, default_root_dir=folder, callbacks=[seen],
+        enable_progress_bar=False, enable_model_summary=False, logger=False, default_root_dir=folder,
+        callbacks=[seen, Stop(stop)],
     )  # fmt: skip
     trainer.fit(module, data, ckpt_path=ckpt_path, **({} if ckpt_path is None else {"weights_only": True}))
     return trainer, [[rate / first for rate, first in zip(rates, RATES.values())] for rates in seen.rates]
@@ -81,28 +94,13 @@ def test_all_rates_fall_to_the_end_of_the_run(tmp_path: Path) -> None:
 
 def test_from_a_checkpoint_on_they_are_those_of_the_run_that_was_not_cut_off(tmp_path: Path) -> None:
     first, cut = build()
-    seen = Seen()
-    trainer = L.Trainer(
-        accelerator="cpu", max_steps=10, max_epochs=-1, limit_val_batches=0, enable_checkpointing=False, logger=False,
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path, callbacks=[Stop(8), seen],
-    )  # fmt: skip
-    trainer.fit(first, cut)
+    trainer, _ = fit(tmp_path, first, cut, 10, stop=8)
     trainer.save_checkpoint(tmp_path / "some.ckpt")
     saved = torch.load(tmp_path / "some.ckpt", weights_only=True)["optimizer_states"][1]["param_groups"][0]["lr"]
     assert saved == pytest.approx(0.75 * RATES["critic"])
     more, rest = build()
     _, factors = fit(tmp_path, more, rest, 10, tmp_path / "some.ckpt")
     assert factors == [pytest.approx([factor] * 3) for factor in FACTORS[8:]]
-
-
-class Stop(L.Callback):
-    """Ends a run after so many steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
-        trainer.should_stop = trainer.global_step >= self.steps
 
 
 def test_among_many_seeds_it_is_the_run_alone(tmp_path: Path) -> None:

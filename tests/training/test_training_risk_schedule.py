@@ -64,6 +64,7 @@ def test_alpha_falls_from_the_mean_to_the_agents_own_and_stays(tmp_path: Path) -
     expected = [1.0] * 11 + [0.25 ** (i / 10) for i in range(1, 10)] + [0.25] * 10
     assert alphas == pytest.approx(expected)
     assert agent.risk is own
+    assert not agent.risk_varies
 
 
 def test_what_the_policy_ascends_is_what_the_schedule_says(tmp_path: Path) -> None:
