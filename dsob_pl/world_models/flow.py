@@ -86,23 +86,39 @@ class Flow(WorldModel):
         """S+1: the noise that is added to the targets."""
         return self.noise_size
 
-    def _transform(self, s: Tensor, a: Tensor) -> Any:
-        """The invertible map from normalised targets ``[..., S+1]`` to noise, at (s, a)."""
-        return self.flow(torch.cat([s, a], -1)).transform
+    def _layers(self, s: Tensor, a: Tensor) -> list[Any]:
+        """The coupling layers at (s, a), in order from normalised targets ``[..., S+1]`` to noise.
+
+        One by one, for the composition that zuko makes of them is more than ``torch.compile`` can trace.
+        """
+        context = torch.cat([s, a], -1)
+        return [layer(context) for layer in self.flow.transform.transforms]
+
+    def _target(self, s: Tensor, a: Tensor, eps: Tensor) -> Tensor:
+        """The normalised target ``[..., S+1]`` that the noise ``eps`` is sent to, at (s, a)."""
+        target = eps
+        for layer in reversed(self._layers(s, a)):
+            target = layer.inv(target)
+        return target
 
     def forward(self, s: Tensor, a: Tensor, eps: Tensor) -> Prediction:
         """``s [..., S], a [..., A], eps [..., S+1] -> Prediction``, differentiable in s and a with eps fixed."""
-        s_next, r = self.target_scale.decode(s, self._transform(s, a).inv(eps.expand(*s.shape[:-1], -1)))
+        s_next, r = self.target_scale.decode(s, self._target(s, a, eps.expand(*s.shape[:-1], -1)))
         return Prediction(s_next, r, self.termination.continuation(s, a, s_next))
 
     @torch.no_grad()
     def infer_noise(self, transition: Transition, eps: Tensor) -> Tensor:
         """See :meth:`WorldModel.infer_noise`: the transition determines all of it, ``eps`` gives the shape only."""
-        target = self.target_scale.encode(transition.s, transition.s_next, transition.r)
-        return self._transform(transition.s, transition.a)(target).expand(*eps.shape[:-1], -1)
+        noise = self.target_scale.encode(transition.s, transition.s_next, transition.r)
+        for layer in self._layers(transition.s, transition.a):
+            noise = layer(noise)
+        return noise.expand(*eps.shape[:-1], -1)
 
     def _log_density(self, s: Tensor, a: Tensor, target: Tensor) -> Tensor:
-        eps, log_determinant = self._transform(s, a).call_and_ladj(target)
+        eps, log_determinant = target, torch.zeros_like(target[..., 0])
+        for layer in self._layers(s, a):
+            eps, expansion = layer.call_and_ladj(eps)
+            log_determinant = log_determinant + expansion
         return log_determinant + gaussian_log_density(eps, torch.zeros_like(eps))
 
     def loss(self, transition: Transition, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

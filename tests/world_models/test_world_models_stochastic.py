@@ -150,7 +150,7 @@ def test_the_flows_likelihood_is_a_density_and_its_loss_adds_the_floor(float64):
     prediction = model(s, a, eps)
     data = Transition(s, a, prediction.r, prediction.s_next, torch.zeros(5))
     # log p = log N(eps) - log |det d(target)/d(eps)|, the Jacobian by differentiation of the sampler
-    jacobian = torch.stack([torch.func.jacrev(model._transform(s[i], a[i]).inv)(eps[i]) for i in range(5)])
+    jacobian = torch.stack([torch.func.jacrev(model._target, argnums=2)(s[i], a[i], eps[i]) for i in range(5)])
     expected = Normal(0, 1).log_prob(eps).sum(-1) - torch.linalg.slogdet(jacobian).logabsdet
     torch.testing.assert_close(model.log_likelihood(data, torch.zeros(1, 5, 3)), expected.detach())
     noise = torch.randn(5, S + 1)
@@ -171,27 +171,47 @@ def test_derivatives_are_those_of_finite_differences(kind, float64):
     assert torch.autograd.gradcheck(step, (torch.randn(3, S, requires_grad=True), torch.rand(3, A, requires_grad=True)))
 
 
-@MODELS
-def test_loss_and_step_of_stacked_parameters_are_those_of_each(kind, float64):
-    models = [unlike_the_start(make(kind)) for _ in range(3)]
+class Both(torch.nn.Module):
+    """Loss and step of a model, as a function of (s, a)."""
+
+    def __init__(self, model, data, noise, eps):
+        super().__init__()
+        self.model, self.data, self.noise, self.eps = model, data, noise, eps
+
+    def forward(self, s, a):
+        return self.model.loss(self.data, self.noise)[0], self.model.reproduce(self.data, s, a, self.eps).s_next
+
+
+def shells_around(models):
     data = system(6)
     noise, eps = torch.randn(6, models[0].loss_noise_size), torch.randn(6, models[0].noise_size)
+    return [Both(model, data, noise, eps) for model in models]
 
-    class Both(torch.nn.Module):
-        def __init__(self, model):
-            super().__init__()
-            self.model = model
 
-        def forward(self):
-            return self.model.loss(data, noise)[0], self.model.reproduce(data, data.s, data.a, eps).s_next
-
-    shells = [Both(model) for model in models]
-    state = torch.func.stack_module_state(shells)
-    losses, steps = torch.func.vmap(lambda p, b: torch.func.functional_call(shells[0], (p, b), ()))(*state)
+@MODELS
+def test_loss_and_step_of_stacked_parameters_are_those_of_each(kind, float64):
+    shells = shells_around([unlike_the_start(make(kind)) for _ in range(3)])
+    data, state = shells[0].data, torch.func.stack_module_state(shells)
+    losses, steps = torch.func.vmap(lambda p, b: torch.func.functional_call(shells[0], (p, b), (data.s, data.a)))(
+        *state
+    )
     for i, shell in enumerate(shells):
-        loss, step = shell()
+        loss, step = shell(data.s, data.a)
         torch.testing.assert_close(losses[i], loss)
         torch.testing.assert_close(steps[i], step)
+
+
+@MODELS
+def test_loss_and_gradients_compile_without_a_graph_break(kind, float64):
+    shells = shells_around([unlike_the_start(make(kind)) for _ in range(2)])
+    data, state = shells[0].data, torch.func.stack_module_state(shells)
+
+    def pull_back(*own):
+        both, back = torch.func.vjp(lambda s, a: torch.func.functional_call(shells[0], own, (s, a)), data.s, data.a)
+        return both, back((torch.ones(()), torch.ones(6, S)))
+
+    fast = torch.compile(lambda p, b: torch.func.vmap(pull_back)(p, b), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(fast(*state), torch.func.vmap(pull_back)(*state))
 
 
 @MODELS
