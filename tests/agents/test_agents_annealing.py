@@ -7,15 +7,12 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from tiny import parameters, tiny_agent, tiny_trainer
 
 from dsob_pl.agents import ManySeeds, SobolevActorCritic
 from dsob_pl.agents.optimizers import Annealing
-from dsob_pl.critics import GenerativeCritic
 from dsob_pl.data import ManySeedsData, ReplayDataModule
-from dsob_pl.divergences import MMD
 from dsob_pl.errors import UsageError
-from dsob_pl.networks import DeterministicPolicy
-from dsob_pl.world_models import CVAE
 
 # The rates of steps 0 to 9 of ten, annealed after 0.6 of them, over those at the start.
 FACTORS = [1, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
@@ -27,17 +24,9 @@ def adam(rate: float):
 
 
 def build(seed: int = 0, **options: object) -> tuple[SobolevActorCritic, ReplayDataModule]:
-    L.seed_everything(seed, verbose=False)
-    data = ReplayDataModule("dsob_pl/Rotation-v0", {"max_episode_steps": 5}, 1000, 8, 2, 2, 1, seed=seed)
-    agent = SobolevActorCritic(
-        data.observation_size, data.action_size,
-        critic=lambda s, a: GenerativeCritic(s, a, hidden=(8,)),
-        policy=lambda s, a: DeterministicPolicy(s, a, hidden=(8,)),
-        world_model=lambda s, a: CVAE(s, a, hidden=(8,), prior_hidden=(8,), termination_hidden=(8,)),
-        **{"samples": 4, "diagnostic_samples": 4, "divergence": MMD(), "anneal_after": 0.6, **options},
-        **{f"{part}_optimizer": adam(rate) for part, rate in RATES.items()},
-    )  # fmt: skip
-    return agent, data
+    rates = {f"{part}_optimizer": adam(rate) for part, rate in RATES.items()}
+    options = {"anneal_after": 0.6, **rates, **options}
+    return tiny_agent("dsob_pl/Rotation-v0", 5, updates=2, warmup=2, seed=seed, **options)
 
 
 class Seen(L.Callback):
@@ -66,17 +55,9 @@ def fit(
 ):
     """The trainer, and the rates of every step of world model, critic and policy over those at the start."""
     seen = Seen()
-    trainer = L.Trainer(
-        accelerator="cpu", max_steps=steps, max_epochs=-1, limit_val_batches=0, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, logger=False, default_root_dir=folder,
-        callbacks=[seen, Stop(stop)],
-    )  # fmt: skip
+    trainer = tiny_trainer(folder, steps, callbacks=[seen, Stop(stop)])
     trainer.fit(module, data, ckpt_path=ckpt_path, **({} if ckpt_path is None else {"weights_only": True}))
     return trainer, [[rate / first for rate, first in zip(rates, RATES.values())] for rates in seen.rates]
-
-
-def parameters(agent: SobolevActorCritic) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in agent.parameters()])
 
 
 def test_the_factor_by_hand() -> None:

@@ -6,46 +6,26 @@ import logging
 import re
 from pathlib import Path
 
-import lightning as L
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
+from tiny import parameters, tiny_agent, tiny_trainer
 
 from dsob_pl.agents import ManySeeds, SobolevActorCritic
 from dsob_pl.agents.numbers import Numbers, range_excess
 from dsob_pl.bellman import ReturnBounds
-from dsob_pl.critics import GenerativeCritic
-from dsob_pl.data import ManySeedsData, ReplayDataModule
-from dsob_pl.divergences import MMD
+from dsob_pl.data import ManySeedsData
 from dsob_pl.errors import RunFailed
-from dsob_pl.networks import DeterministicPolicy
 from dsob_pl.training import SeedRuns
 from dsob_pl.world_models import CVAE
 
 
 def build(seed=0, **options):
-    L.seed_everything(seed, verbose=False)
-    data = ReplayDataModule("Pendulum-v1", {"max_episode_steps": 20}, 1000, 8, 3, 5, 1, seed=seed)
-    agent = SobolevActorCritic(
-        data.observation_size, data.action_size,
-        critic=lambda s, a: GenerativeCritic(s, a, hidden=(8,)),
-        policy=lambda s, a: DeterministicPolicy(s, a, hidden=(8,)),
-        world_model=lambda s, a: CVAE(s, a, hidden=(8,), prior_hidden=(8,), termination_hidden=(8,)),
-        **{"samples": 4, "diagnostic_samples": 4, "divergence": MMD(), **options},
-    )  # fmt: skip
-    return agent, data
+    return tiny_agent("Pendulum-v1", 20, seed=seed, **options)
 
 
 def trainer(folder, steps=12, **options):
-    return L.Trainer(**{
-        "accelerator": "cpu", "max_steps": steps, "max_epochs": -1, "limit_val_batches": 0, "log_every_n_steps": 4,
-        "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
-        "logger": CSVLogger(folder, name="", version="run"), **options,
-    })  # fmt: skip
-
-
-def parameters(agent):
-    return torch.cat([p.detach().flatten() for p in agent.parameters()])
+    return tiny_trainer(folder, steps, **{"logger": CSVLogger(folder, name="", version="run"), **options})
 
 
 def diagnostics(error, folder):

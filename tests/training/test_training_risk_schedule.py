@@ -8,37 +8,21 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from tiny import parameters, tiny_agent, tiny_trainer
 
 from dsob_pl.agents import ManySeeds, SobolevActorCritic
-from dsob_pl.critics import GenerativeCritic
 from dsob_pl.data import ManySeedsData, ReplayDataModule
-from dsob_pl.divergences import MMD
 from dsob_pl.errors import UsageError
-from dsob_pl.networks import DeterministicPolicy
 from dsob_pl.risk import CVaR, Mean, Quantile, RiskMeasure
 from dsob_pl.training import RiskSchedule, SeedRuns
-from dsob_pl.world_models import CVAE
 
 
 def build(seed: int = 0, **options: object) -> tuple[SobolevActorCritic, ReplayDataModule]:
-    L.seed_everything(seed, verbose=False)
-    data = ReplayDataModule("dsob_pl/Cliff-v0", {"max_episode_steps": 8}, 1000, 8, 3, 5, 1, seed=seed)
-    agent = SobolevActorCritic(
-        data.observation_size, data.action_size,
-        critic=lambda s, a: GenerativeCritic(s, a, hidden=(8,)),
-        policy=lambda s, a: DeterministicPolicy(s, a, hidden=(8,)),
-        world_model=lambda s, a: CVAE(s, a, hidden=(8,), prior_hidden=(8,), termination_hidden=(8,)),
-        **{"samples": 4, "diagnostic_samples": 4, "divergence": MMD(), "risk": CVaR(0.25), **options},  # type: ignore[arg-type]
-    )  # fmt: skip
-    return agent, data
+    return tiny_agent("dsob_pl/Cliff-v0", 8, seed=seed, **{"risk": CVaR(0.25), **options})
 
 
-def trainer(folder: Path, *callbacks: L.Callback, steps: int = 30, **options: object) -> L.Trainer:
-    return L.Trainer(**{
-        "accelerator": "cpu", "max_steps": steps, "max_epochs": -1, "limit_val_batches": 0, "log_every_n_steps": 10,
-        "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False, "logger": False,
-        "default_root_dir": folder, "callbacks": list(callbacks), **options,
-    })  # type: ignore[arg-type]  # fmt: skip
+def trainer(folder: Path, *callbacks: L.Callback, steps: int = 30) -> L.Trainer:
+    return tiny_trainer(folder, steps, callbacks=list(callbacks))
 
 
 class Seen(L.Callback):
@@ -78,7 +62,7 @@ def test_what_the_policy_ascends_is_what_the_schedule_says(tmp_path: Path) -> No
         ):
             agent, data = build(**options)  # type: ignore[arg-type]
             trainer(tmp_path, *callbacks, steps=steps).fit(agent, data)
-            weights[name, steps] = torch.cat([p.detach().flatten() for p in agent.policy.parameters()])
+            weights[name, steps] = parameters(agent.policy)
     torch.testing.assert_close(weights["schedule", 12], weights["mean", 12], rtol=1e-5, atol=1e-6)
     for steps, other in ((12, "averse"), (16, "averse"), (16, "mean")):
         assert (weights["schedule", steps] - weights[other, steps]).abs().max() > 1e-5
@@ -143,6 +127,6 @@ def test_a_compiled_agent_is_led_as_any_other(tmp_path: Path, monkeypatch: pytes
         torch.compiler.reset()
         agent, data = build(compile=fused)
         trainer(tmp_path, RiskSchedule(6, 10), steps=14).fit(agent, data)
-        weights.append(torch.cat([p.detach().flatten() for p in agent.policy.parameters()]))
+        weights.append(parameters(agent.policy))
     assert set(traced) == {"world_model", "critic"}
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-3, atol=1e-4)
