@@ -3,8 +3,8 @@
     python notebooks/calibration_study.py                 five seeds of each; more than an hour on one core
     python notebooks/calibration_study.py --table         the table from the file, nothing is run
 
-Each cell is the default of conf/pendulum.yaml, or that with another divergence, or what the default was before; coverage
-is that of the last evaluation's episodes, which were not seen in training.
+Each cell is the default of conf/pendulum.yaml, or that under noise or with another divergence, or what the default was
+before; coverage is that of the last evaluation's episodes, which were not seen in training.
 """
 
 from __future__ import annotations
@@ -48,14 +48,16 @@ def anchored(name: str, estimator: str = "unbiased", fine: float = 30.0, **optio
 
 
 def overlay(file: str, **trainer: int) -> dict[str, object]:
-    """A file of conf/ablation/ and options of the Trainer."""
-    found = yaml.safe_load((ROOT / "conf/ablation" / file).read_text(encoding="utf-8"))
+    """A file of conf/ and options of the Trainer."""
+    found = yaml.safe_load((ROOT / "conf" / file).read_text(encoding="utf-8"))
     return found | ({"trainer": trainer} if trainer else {})
 
 
-EARLIER = "earlier_default.yaml"
+EARLIER = "ablation/earlier_default.yaml"
 CELLS: dict[str, dict[str, object]] = {
     "MMD, unbiased (default)": {},
+    "the default under dynamics noise": overlay("noise/dynamics.yaml"),
+    "the default under observation noise": overlay("noise/observation.yaml"),
     "MMD, biased": anchored("MMD", estimator="biased"),
     "max-sliced MMD, direction of the batch": anchored("MaxSlicedMMD", direction="batch"),
     "max-sliced MMD, direction per transition": anchored("MaxSlicedMMD", direction="transition"),
