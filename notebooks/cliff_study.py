@@ -1,6 +1,7 @@
 """What agents that ascend the mean and CVaR_0.1 reach on CLIFF, beside the brute force: the README's table.
 
     python notebooks/cliff_study.py               ten seeds of each objective; some hours on one core
+    python notebooks/cliff_study.py --only mean --runs FOLDER   the runs that have finished there, nothing is trained
     python notebooks/cliff_study.py --table       the table from the file, nothing is run
 
 World models are learned. Objectives have the environment steps of their config, which the table states. Every agent's
@@ -23,7 +24,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 
-from seed_runs import fit, keep, provenance, read  # noqa: E402
+from seed_runs import finished, fit, keep, own_provenance, provenance, read  # noqa: E402
 
 RESULTS = ROOT / "notebooks" / "results" / "cliff.csv"
 OPTIMUM = ROOT / "notebooks" / "results" / "risk_optimum.csv"
@@ -32,7 +33,7 @@ COLUMNS = ["objective", "seed", "environment_step", "mean", "cvar_10", "run", "c
 OBJECTIVES = {
     "mean": ("the mean", 2000),
     "cvar_10": ("CVaR_0.1 from the first step on", 2000),
-    "cvar_10_schedule": ("CVaR_0.1, led to from the mean", 4500),
+    "cvar_10_schedule": ("CVaR_0.1, led to from the mean", 6000),
     "cvar_20_schedule": ("CVaR_0.2, led to from the mean", 4500),
 }
 # Rows of an earlier conf/cliff.yaml (their commit is in the file), kept for what they show.
@@ -42,23 +43,38 @@ EPISODES, LIMIT, ALPHA = 20_000, 30, 0.1
 
 def run(objective: str, seeds: str, steps: int, folder: Path) -> list[dict[str, object]]:
     """Trains all seeds in one process; a row for each."""
+    files = [ROOT / "conf/cliff.yaml", ROOT / f"conf/risk/{objective}.yaml"]
+    options = f"--trainer.max_steps={steps}", "--model.compile=true"
+    runs = fit(folder / objective, files, seeds, *options)
+    return [{"objective": objective, "environment_step": steps, **play(found), **provenance(found)} for found in runs]
+
+
+def judge(objective: str, folder: Path) -> list[dict[str, object]]:
+    """A row for each run of the objective that has finished in the folder."""
+    from dsob_pl.tracking.store import mlflow_client
+
+    client = mlflow_client(f"sqlite:///{folder.resolve() / 'mlflow.db'}")
+    rows: list[dict[str, object]] = []
+    for found in finished(folder):
+        steps = client.get_metric_history(found.info.run_id, "eval/return_mean")[-1].step
+        rows.append({"objective": objective, "environment_step": steps, **play(found), **own_provenance(found)})
+    return rows
+
+
+def play(found: Any) -> dict[str, object]:
+    """Mean and CVaR of the run's last policy over episodes of the problem itself."""
     from dsob_pl import load_agent
     from dsob_pl.envs import Cliff, play_policy
     from dsob_pl.risk import CVaR
 
-    files = [ROOT / "conf/cliff.yaml", ROOT / f"conf/risk/{objective}.yaml"]
-    rows: list[dict[str, object]] = []
-    for found in fit(folder / objective, files, seeds, f"--trainer.max_steps={steps}"):
-        agent = load_agent(Path(found.info.artifact_uri) / "checkpoints" / "last.ckpt")
+    agent = load_agent(Path(found.info.artifact_uri) / "checkpoints" / "last.ckpt")
 
-        def policy(s: Tensor, *_: object, agent: Any = agent) -> Tensor:
-            return agent.act(s.float()).double()
+    def policy(s: Tensor, *_: object) -> Tensor:
+        return agent.act(s.float()).double()
 
-        generator = torch.Generator().manual_seed(0)
-        returns, _ = play_policy(Cliff(), policy, agent.gamma, LIMIT, EPISODES, generator)
-        reached = {"mean": f"{returns.mean().item():.5g}", "cvar_10": f"{CVaR(ALPHA)(returns).item():.5g}"}
-        rows.append({"objective": objective, "environment_step": steps, **reached, **provenance(found)})
-    return rows
+    generator = torch.Generator().manual_seed(0)
+    returns, _ = play_policy(Cliff(), policy, agent.gamma, LIMIT, EPISODES, generator)
+    return {"mean": f"{returns.mean().item():.5g}", "cvar_10": f"{CVaR(ALPHA)(returns).item():.5g}"}
 
 
 def table(rows: list[dict[str, str]]) -> str:
@@ -103,9 +119,14 @@ def main() -> None:
     parser.add_argument("--seeds", default="0-9")
     parser.add_argument("--steps", type=int, help="environment steps in place of the objective's own")
     parser.add_argument("--only", default="", choices=["", *OBJECTIVES], help="this objective, not all")
+    parser.add_argument("--runs", type=Path, help="a folder whose runs have finished, of the objective of --only")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
-    if not options.table:
+    if options.runs:
+        if not options.only:
+            parser.error("--runs: expected an objective as well, --only NAME")
+        keep(RESULTS, COLUMNS, ["objective", "seed"], judge(options.only, options.runs))
+    elif not options.table:
         with tempfile.TemporaryDirectory(prefix="cliff_study_") as folder:
             for objective in (name for name in OBJECTIVES if options.only in ("", name)):
                 steps = options.steps or OBJECTIVES[objective][1]

@@ -15,15 +15,21 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def fit(place: Path, files: Sequence[Path], seeds: str, *options: str) -> list[Any]:
     """Trains all seeds in one process in the new folder ``place``; the seeds' runs as MLflow has them, in order."""
-    from dsob_pl.tracking.store import PARENT_TAG, all_runs, mlflow_client
-
     place.mkdir()
     words = ["fit", *(word for file in files for word in ("--config", str(file))), f"--seeds={seeds}", *options]
     own = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
     own |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-m", "dsob_pl", *words], cwd=place, env=own, check=True, stdout=subprocess.DEVNULL)
-    client = mlflow_client(f"sqlite:///{place / 'mlflow.db'}")
+    return finished(place)
+
+
+def finished(place: Path) -> list[Any]:
+    """The seeds' runs that have ended well in the folder ``place``, in order."""
+    from dsob_pl.tracking.store import PARENT_TAG, all_runs, mlflow_client
+
+    client = mlflow_client(f"sqlite:///{place.resolve() / 'mlflow.db'}")
     runs = all_runs(client, [experiment.experiment_id for experiment in client.search_experiments()])
+    runs = [run for run in runs if run.info.status == "FINISHED"]
     own_runs = [run for run in runs if PARENT_TAG in run.data.tags] or runs  # a single seed has no parent
     return sorted(own_runs, key=lambda run: int(run.data.tags["seed"]))
 
@@ -33,6 +39,14 @@ def provenance(run: Any) -> dict[str, object]:
     commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     command = f"python {' '.join(sys.argv)}"
     return {"seed": int(run.data.tags["seed"]), "run": run.info.run_id[:8], "commit": commit[:10], "command": command}
+
+
+def own_provenance(run: Any) -> dict[str, object]:
+    """The same of a run that was there before: its own commit and the command that ended it."""
+    tags = run.data.tags
+    commit = tags["mlflow.source.git.commit"][:10] + ("-dirty" if tags.get("git.dirty") == "true" else "")
+    command = tags.get("continued.command", tags["command"])
+    return {"seed": int(tags["seed"]), "run": run.info.run_id[:8], "commit": commit, "command": command}
 
 
 def read(path: Path) -> list[dict[str, str]]:
