@@ -1,4 +1,4 @@
-"""Whether the law of the return that a critic has learned in control is calibrated: the README's table.
+"""Whether the law of the return that a critic has learned in control is calibrated: the table of RESULTS.md.
 
     python notebooks/calibration_study.py                 five seeds of each; more than an hour on one core
     python notebooks/calibration_study.py --table         the table from the file, nothing is run

@@ -1,4 +1,4 @@
-"""The README's tables of the comparison, from results/compare/ and results/*_factors.csv; nothing is run.
+"""The tables of the comparison in RESULTS.md, from results/compare/ and results/*_factors.csv; nothing is run.
 
 python notebooks/compare_tables.py
 
@@ -111,7 +111,7 @@ def control_methods_table() -> str:
 
 
 def tables() -> dict[str, str]:
-    """By the name of their place in the README."""
+    """By the name of their place in RESULTS.md."""
     return {
         "summit": task_table("summit", "summit_5"),
         "summit sizes": task_table("summit", "summit_1", "summit_2"),

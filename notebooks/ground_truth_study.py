@@ -1,8 +1,8 @@
-"""Every cell of the README's ground-truth tables: fits, and their last scores as rows of results/ground_truth.csv.
+"""Every cell of the ground-truth tables of RESULTS.md: fits, and their last scores as rows of results/ground_truth.csv.
 
 python notebooks/ground_truth_study.py                 all cells, three seeds each; about an hour on two cores
 python notebooks/ground_truth_study.py --only chain    cells whose name contains 'chain'
-python notebooks/ground_truth_study.py --tables        the README's tables from the file, nothing is run
+python notebooks/ground_truth_study.py --tables        the tables from the file, nothing is run
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def entry(values: list[float]) -> str:
 
 
 def tables() -> dict[str, str]:
-    """The README's tables by name."""
+    """The tables of RESULTS.md by name."""
     return {
         "ground truth": table(PROBLEMS, SHOWN),
         "tails": table(PROBLEMS, TAILS, having="cvar_10_gradient_error"),

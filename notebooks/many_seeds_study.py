@@ -2,7 +2,7 @@
 
 python notebooks/many_seeds_study.py                  all cells; about half an hour on one core
 python notebooks/many_seeds_study.py --only toy       cells whose name contains 'toy'
-python notebooks/many_seeds_study.py --table          the README's table from the file, nothing is run
+python notebooks/many_seeds_study.py --table          the table from the file, nothing is run
 
 A step is an environment step of every seed with all of its updates, and everything around them. Absolute times say
 little on shared machines; one seed and many take turns in one process, and each turn gives a ratio of median steps.
@@ -142,7 +142,7 @@ def read() -> list[dict[str, str]]:
 
 
 def table() -> str:
-    """The README's table."""
+    """The table of RESULTS.md."""
     lines = [
         "| one step of | seeds | compiled | time over that of one seed | lowest, highest |",
         "|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""Puts the tables of the studies into the README, between their marks; nothing is run.
+"""Puts the tables of the studies into README.md and RESULTS.md, between their marks; nothing is run.
 
 python notebooks/readme_tables.py
 
@@ -22,6 +22,8 @@ import sb3_check  # noqa: E402
 
 from dsob_pl.tracking.glossary import glossary_table  # noqa: E402
 
+PAGES = (ROOT / "README.md", ROOT / "notebooks" / "RESULTS.md")
+
 
 def tables() -> dict[str, str]:
     """By the name in their marks."""
@@ -36,21 +38,23 @@ def tables() -> dict[str, str]:
     }
 
 
-def filled(text: str, found: dict[str, str]) -> str:
-    """The text with every table in its place.
+def filled(texts: list[str], found: dict[str, str]) -> list[str]:
+    """The texts with every table in its place.
 
     Raises:
-        ValueError: a table has no place in the text, or more than one.
+        ValueError: a table has no place in the texts, or more than one.
     """
+    texts = list(texts)
     for name, table in found.items():
         begin, end = f"<!-- {name}: begin -->\n", f"\n<!-- {name}: end -->"
-        if text.count(begin) != 1 or text.count(end) != 1:
-            raise ValueError(f"README.md: expected the marks of '{name}' once")
-        before, rest = text.split(begin)
-        text = before + begin + table + end + rest.split(end)[1]
-    return text
+        places = [i for i, text in enumerate(texts) for _ in range(text.count(begin))]
+        if len(places) != 1 or texts[places[0]].count(end) != 1:
+            raise ValueError(f"README.md, notebooks/RESULTS.md: expected the marks of '{name}' once")
+        before, rest = texts[places[0]].split(begin)
+        texts[places[0]] = before + begin + table + end + rest.split(end)[1]
+    return texts
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(filled(readme.read_text(encoding="utf-8"), tables()), encoding="utf-8")
+    for page, text in zip(PAGES, filled([page.read_text(encoding="utf-8") for page in PAGES], tables()), strict=True):
+        page.write_text(text, encoding="utf-8")

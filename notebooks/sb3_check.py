@@ -5,7 +5,7 @@ python notebooks/sb3_check.py                           all of it, 10 seeds each
 python notebooks/sb3_check.py --only Pendulum-v1        tasks whose name contains this
 python notebooks/sb3_check.py --library dsob_pl         or stable-baselines3, or stable-baselines3-normalized
 python notebooks/sb3_check.py --seeds 0-4               fewer seeds; what is in the file already is not run again
-python notebooks/sb3_check.py --table                   the README's table from the file, nothing is run
+python notebooks/sb3_check.py --table                   the table from the file, nothing is run
 
 Equal on all sides: networks and their activation, Adam and its rates, batch, discount, warm-up, updates a step,
 policy delay, target smoothing, exploration in units of the action bounds, and the evaluation: deterministic policies,
@@ -224,7 +224,7 @@ def curves(task: str, library: str) -> np.ndarray:
 
 
 def table() -> str:
-    """The README's table: interquartile means with bootstrapped 95 % intervals; solved is one evaluation at that return."""
+    """The table of RESULTS.md: interquartile means with bootstrapped 95 % intervals; solved is one evaluation at that return."""
     from dsob_pl.analysis.statistics import (
         Estimate,
         estimate,

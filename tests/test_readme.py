@@ -9,6 +9,9 @@ from dsob_pl.tracking.glossary import glossary_table
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+RESULTS = (ROOT / "notebooks" / "RESULTS.md").read_text()
+PAGES = [README, RESULTS]
+BOTH = README + RESULTS
 
 
 def test_the_metric_table_is_rendered_from_the_glossary():
@@ -16,7 +19,7 @@ def test_the_metric_table_is_rendered_from_the_glossary():
     assert table == glossary_table()
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"\b(?:conf|notebooks|tests)/[\w/.-]*\w", README))))
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\b(?:conf|notebooks|tests)/[\w/.-]*\w", BOTH))))
 def test_a_path_in_the_readme_exists(path):
     assert (ROOT / path).exists()
 
@@ -29,7 +32,7 @@ def test_every_method_that_is_here_has_its_config():
 
 
 def test_nothing_is_left_to_fill_in():
-    assert "@@" not in README
+    assert "@@" not in BOTH
 
 
 def test_the_python_example_runs(tmp_path, monkeypatch):
@@ -68,14 +71,15 @@ def study_of(name):
 
 def test_all_tables_are_in_their_places():
     module = study_of("readme_tables")
-    assert module.filled(README, module.tables()) == README
-    assert set(module.tables()) == set(re.findall(r"<!-- (.+): begin -->", README))
-    with pytest.raises(ValueError, match="'none'"):
-        module.filled(README, {"none": ""})
+    assert module.filled(PAGES, module.tables()) == PAGES
+    assert set(module.tables()) == set(re.findall(r"<!-- (.+): begin -->", BOTH))
+    for pages in (PAGES, [README, README]):
+        with pytest.raises(ValueError, match=r"'(none|glossary)'"):
+            module.filled(pages, {"none": ""} if pages is PAGES else {"glossary": ""})
 
 
 def shown(name):
-    return README.split(f"<!-- {name}: begin -->\n")[1].split(f"<!-- {name}: end -->")[0].strip()
+    return BOTH.split(f"<!-- {name}: begin -->\n")[1].split(f"<!-- {name}: end -->")[0].strip()
 
 
 @pytest.mark.parametrize("name", ["ground truth", "critics", "tails"])
@@ -108,11 +112,21 @@ def test_the_table_of_td3_is_that_of_the_recorded_runs():
 
 
 def test_intervals_in_the_claims_are_those_of_the_tables():
-    claims = README.split("| claim | paper |")[1].split("\n\n")[0]
-    tables = README.replace(claims, "")
-    found = re.findall(r"-?[\d.]+ \[-?[\d., -]+\]", claims)
-    assert len(found) > 8
-    assert [text for text in found if text not in tables] == []
+    tables = "\n".join(line for line in RESULTS.splitlines() if line.startswith("|"))
+    for head in ("| claim | paper |", "| aim | reached |"):
+        found = re.findall(r"-?[\d.]+ \[-?[\d., -]+\]", README.split(head)[1].split("\n\n")[0])
+        assert len(found) >= 3
+        assert [text for text in found if text not in tables] == []
+
+
+def test_links_between_the_pages_lead_somewhere():
+    for page, folder in ((README, ROOT), (RESULTS, ROOT / "notebooks")):
+        for place in re.findall(r"\]\(([^)]+)\)", page):
+            file, _, part = place.partition("#")
+            text = (folder / file).read_text() if part and file else page
+            heads = [re.sub(r"[^\w\s-]", "", head).strip().lower() for head in re.findall(r"^#+ (.+)$", text, re.M)]
+            assert (folder / file).exists(), place
+            assert not part or part in [head.replace(" ", "-") for head in heads], place
 
 
 @pytest.mark.parametrize(("name", "study"), [("cliff", "cliff_study"), ("calibration", "calibration_study")])
