@@ -125,7 +125,8 @@ def train_sb3(task: str, seed: int, normalize: bool) -> list[Evaluation]:
 def our_arguments(task: str, seeds: str) -> str:
     """Arguments of the ``fit`` of all seeds."""
     return (
-        f"fit --config {TASKS[task].config} --config conf/method/td3.yaml --seeds {seeds} "
+        f"fit --config {TASKS[task].config} --config conf/ablation/earlier_default.yaml --config conf/method/td3.yaml "
+        f"--seeds {seeds} "
         f"--trainer.max_steps {TASKS[task].steps} --trainer.val_check_interval {EVERY}"
     )
 

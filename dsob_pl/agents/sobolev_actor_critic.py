@@ -35,7 +35,7 @@ from dsob_pl.bellman import (
 from dsob_pl.critics import Critic, GenerativeCritic
 from dsob_pl.data import Step
 from dsob_pl.diagnostics import save_diagnostics
-from dsob_pl.divergences import Divergence, MaxSlicedMMD
+from dsob_pl.divergences import Divergence, MaxSlicedMMD, Multiquadric
 from dsob_pl.envs import Episodes, env_name
 from dsob_pl.errors import RunFailed, UsageError
 from dsob_pl.networks import DeterministicPolicy, RewardScale, RunningNormalizer, polyak_update, target_copy
@@ -61,7 +61,7 @@ class SobolevActorCritic(L.LightningModule):
         policy: builds the policy from (S, A).
         world_model: builds the world model from (S, A); None for targets without gradients from replayed transitions.
         divergence: between predicted and target samples ``(x [..., B, N, D], y [..., B, M, D]) -> [..., B]``; None is
-            ``MaxSlicedMMD()``.
+            max-sliced MMD as ``conf/walker.yaml`` has it: bandwidth 10 (of scaled returns), unbiased, cross-fitted.
         overestimation: which target samples are kept; None is ``Truncation()``.
         sobolev: which derivatives belong to a sample: none, action (the paper's) or state_action (the full operator).
         target_source: imagined (s' and r drawn from the model) or replayed (the real s', r and termination, with the
@@ -179,7 +179,9 @@ class SobolevActorCritic(L.LightningModule):
             if part is None:  # which the parser of the command line takes for any callable
                 raise UsageError(f"model.{name}: expected a class, got null")
 
-        self.divergence = MaxSlicedMMD() if divergence is None else divergence
+        if divergence is None:
+            divergence = MaxSlicedMMD(Multiquadric(10.0), direction="cross_fitted")
+        self.divergence = divergence
         self.overestimation = Truncation() if overestimation is None else overestimation
         self.risk = Mean() if risk is None else risk
         self.scales = Scales(observation_size, gamma, return_range, normalize_observations)

@@ -184,7 +184,7 @@ class CLI(LightningCLI):
     def _instantiate_many(self) -> None:
         """Builds the parts of every seed's run, and joins them in one model, one source of data and one trainer."""
         self.seeds = seeds_to_go_on_with(self.seeds, self.config[self.command].ckpt_path)
-        self.parts = build_each(self.seeds, self.config, self.command, self.parser.instantiate_classes)
+        self.parts = build_each(self.seeds, self.config, self.command, self.parser.instantiate)
         self.model, self.datamodule = join(self.parts)
         first = self.parts[self.seeds[0]]
         # The trainer's own callbacks are those that all seeds share, and a checkpoint of all of them.

@@ -168,7 +168,7 @@ def model_factory(config: dict[str, Any], sizes: dict[str, int]) -> Callable[[],
             f"the checkpoint's config does not fit this version of '{config['class_path']}': "
             + " ".join(str(error).split())[:300]
         ) from error
-    return lambda: parser.instantiate_classes(parsed).model
+    return lambda: parser.instantiate(parsed).model
 
 
 def build_noise(config: dict[str, Any]) -> list[Callable[[gymnasium.Env], gymnasium.Env]]:
@@ -186,7 +186,7 @@ def build_noise(config: dict[str, Any]) -> list[Callable[[gymnasium.Env], gymnas
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--noise", type=list[Callable[[gymnasium.Env], gymnasium.Env]])
     try:
-        return parser.instantiate_classes(parser.parse_object({"noise": given})).noise
+        return parser.instantiate(parser.parse_object({"noise": given})).noise
     except (ArgumentError, TypeError, ValueError) as error:
         raise UsageError(
             f"the checkpoint's data.noise cannot be built: {' '.join(str(error).split())[:300]}"

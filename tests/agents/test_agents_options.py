@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 from tensordict import TensorDict
 
 from dsob_pl.agents import SobolevActorCritic
@@ -104,3 +107,15 @@ def test_a_divergence_that_cannot_take_so_few_samples_is_refused_before_the_run(
     with pytest.raises(UsageError, match=r"model\.divergence: .*cross_fitted needs 1 or at least 4 samples, got 3"):
         SobolevActorCritic(3, 1, divergence=split, samples=3, sobolev=order)
     assert SobolevActorCritic(3, 1, divergence=split, samples=4, sobolev=order).samples == 4
+
+
+def test_the_divergence_and_the_truncation_of_the_walker_are_the_agent_s_own():
+    # conf/ant.yaml and its like leave both out, and refer to conf/walker.yaml.
+    config = yaml.safe_load((Path(__file__).parents[2] / "conf" / "walker.yaml").read_text())
+    given, own = config["model"]["init_args"], SobolevActorCritic(3, 1)
+    assert given["divergence"]["class_path"] == "dsob_pl.divergences.MaxSlicedMMD"
+    options = given["divergence"]["init_args"]
+    assert isinstance(own.divergence, MaxSlicedMMD)
+    assert own.divergence.kernel.bandwidth == options["kernel"]["init_args"]["bandwidth"]
+    assert (own.divergence.estimator, own.divergence.direction) == (options["estimator"], options["direction"])
+    assert own.overestimation.drop == given["overestimation"]["init_args"]["drop"]

@@ -8,7 +8,7 @@ import torch
 from dsob_pl.agents import SobolevActorCritic, losses
 from dsob_pl.agents.objectives import draw_noise, objective
 from dsob_pl.critics import Critic, QuantileCritic
-from dsob_pl.divergences import QuantileHuber
+from dsob_pl.divergences import MMD, QuantileHuber
 from dsob_pl.errors import UsageError
 from dsob_pl.risk import CVaR, Entropic, Mean, MeanStd, Quantile, RiskMeasure, Wang
 from dsob_pl.world_models import Transition
@@ -134,7 +134,7 @@ def test_what_cannot_be_had_is_refused_in_one_line():
     ):
         agent(CVaR(), critic=deterministic)
     assert isinstance(agent(Mean(), critic=deterministic).risk, Mean)
-    for options in ({"policy_samples": 1}, {"samples": 1}):
+    for options in ({"policy_samples": 1}, {"samples": 1, "divergence": MMD()}):
         with pytest.raises(UsageError, match=r"^model\.policy_samples: Wang needs at least 2 .*got 1$"):
             agent(Wang(), **options)
     with pytest.raises(UsageError, match=r"^model\.policy_samples: expected at least 1, got 0"):
