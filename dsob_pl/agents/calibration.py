@@ -40,7 +40,9 @@ def calibrate(values: Callable[[Tensor, int], Tensor], episodes: Episodes, gamma
 
     An episode that terminated has been seen to its end. One that was cut off has not: what would have followed is
     replaced by a draw of the predicted law at its last observation, and states so near to the end that this rest
-    counts for more than a fifth of itself (``gamma ** remaining > 0.2``) are left out.
+    counts for more than a fifth of itself (``gamma ** remaining > 0.2``) are left out. So are states of episodes that
+    terminated, where that would have been so near to the end of the longest that was cut off: what becomes of an
+    episode must not decide whether its states are judged.
 
     Args:
         values: return samples ``[E, n, count]`` of the policy, given raw observations ``[n, S]`` and a count.
@@ -53,7 +55,12 @@ def calibrate(values: Callable[[Tensor, int], Tensor], episodes: Episodes, gamma
     visits = episodes.visits
     ended = episodes.terminated[visits.episode]
     weight = torch.where(ended, 0.0, gamma ** visits.remaining.float())
-    rows = torch.nonzero(weight <= LARGEST_REST).squeeze(-1)
+    judged = weight <= LARGEST_REST
+    if not bool(episodes.terminated.all()):
+        limit = episodes.lengths[~episodes.terminated].max()
+        time = episodes.lengths[visits.episode] - visits.remaining
+        judged &= gamma ** (limit - time) <= LARGEST_REST
+    rows = torch.nonzero(judged).squeeze(-1)
     if not len(rows):
         return None
     rows = rows[torch.linspace(0, len(rows) - 1, min(len(rows), _STATES)).long()]

@@ -117,7 +117,7 @@ class ManySeeds(L.LightningModule):
         data.attach(self.explore)
         for i, (agent, state) in enumerate(zip(self.agents, self._generators)):
             agent.generator = torch.Generator(self.device)
-            if self.device.type == state.device.type:
+            if state.shape == agent.generator.get_state().shape:  # states are on the CPU; their size tells the device
                 agent.generator.set_state(state)
             else:  # a run alone draws from the device's global generator, which building the agent has not moved
                 agent.generator.manual_seed(self.seeds[i])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -11,6 +12,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
 from dsob_pl.agents.objectives import PARTS, Part
+from dsob_pl.errors import UsageError
 
 
 def build_optimizers(
@@ -34,6 +36,38 @@ def build_optimizers(
     ]
     optimizers.append(idle())
     return optimizers, [make(optimizer) for make, optimizer in zip(schedulers, optimizers) if make is not None]
+
+
+def check_optimizers(
+    factories: Sequence[OptimizerCallable | None], schedulers: Sequence[LRSchedulerCallable | None]
+) -> None:
+    """Raises UsageError, naming the option, where an optimizer or a scheduler cannot be built or cannot make a step.
+
+    Each is tried on a parameter of its own: otherwise a run would end at its first update, after the warm-up.
+    """
+    for i, (part, factory) in enumerate(zip(PARTS, factories)):
+        if factory is None:
+            continue
+        parameter = nn.Parameter(torch.zeros(2, 2))
+        parameter.grad = torch.zeros(2, 2)
+        with _refused(f"model.{part}_optimizer"):
+            optimizer = factory([parameter])
+            optimizer.step()
+        make = schedulers[i] if i < len(schedulers) else None
+        if make is not None:
+            with _refused(f"model.{part}_scheduler"):
+                scheduler = make(optimizer)
+                optimizer.step()  # as a scheduler expects it
+                scheduler.step()
+
+
+@contextmanager
+def _refused(option: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of any library
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{option}: cannot be used ({type(error).__name__}: {reason})") from error
 
 
 class Annealing:
@@ -64,12 +98,13 @@ class Annealing:
 
     def apply(self, module: L.LightningModule) -> None:
         """Sets the rates of this step."""
-        if self.after is None:
-            return
         factor = self.factor(module.trainer.global_step, module.trainer.max_steps)
         for optimizer, rates in zip(module.optimizers(use_pl_optimizer=False), self._rates):  # type: ignore[arg-type]
             for group, rate in zip(optimizer.param_groups, rates):
-                group["lr"] = factor * rate
+                if self.after is not None:
+                    group["annealed_from"], group["lr"] = rate, factor * rate
+                elif "annealed_from" in group:  # gone on with from a checkpoint of a run that was annealed
+                    group["lr"] = group.pop("annealed_from")
 
 
 def step_schedulers(module: L.LightningModule) -> None:

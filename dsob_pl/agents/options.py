@@ -25,6 +25,8 @@ def check_options(agent: Any) -> None:
         bound = getattr(agent, name)
         if bound is not None and not bound > 0:
             raise UsageError(f"model.{name}: expected a positive number, got {bound}")
+        if bound == math.inf and name in ("return_range", "gradient_bound"):
+            raise UsageError(f"model.{name}: expected a finite number, or null for none, got {bound}")
     for name in ("gradient_weight", "exploration_std", "target_policy_noise", "jacobian_penalty"):
         number = getattr(agent, name)
         if not 0 <= number < math.inf:

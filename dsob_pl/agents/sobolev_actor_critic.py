@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dsob_pl.agents.calibration import Calibration, calibrate, calibration_metrics
 from dsob_pl.agents.numbers import Numbers, described, divergence_warning
 from dsob_pl.agents.objectives import PARTS, Part, compiled, draw_noise, objective, target_samples, update
-from dsob_pl.agents.optimizers import Annealing, build_optimizers, step_schedulers
+from dsob_pl.agents.optimizers import Annealing, build_optimizers, check_optimizers, step_schedulers
 from dsob_pl.agents.options import check_divergence, check_length, check_options, check_risk
 from dsob_pl.agents.reports import Speed, clean_metrics, evaluation_metrics, model_diagnostics
 from dsob_pl.agents.scales import Scales
@@ -61,7 +61,8 @@ class SobolevActorCritic(L.LightningModule):
         policy: builds the policy from (S, A).
         world_model: builds the world model from (S, A); None for targets without gradients from replayed transitions.
         divergence: between predicted and target samples ``(x [..., B, N, D], y [..., B, M, D]) -> [..., B]``; None is
-            max-sliced MMD as ``conf/walker.yaml`` has it: bandwidth 10 (of scaled returns), unbiased, cross-fitted.
+            max-sliced MMD as ``conf/walker.yaml`` has it: bandwidth 10 (of scaled returns), unbiased, cross-fitted, or
+            with one direction for the batch where there are fewer than four samples.
         overestimation: which target samples are kept; None is ``Truncation()``.
         sobolev: which derivatives belong to a sample: none, action (the paper's) or state_action (the full operator).
         target_source: imagined (s' and r drawn from the model) or replayed (the real s', r and termination, with the
@@ -180,7 +181,8 @@ class SobolevActorCritic(L.LightningModule):
                 raise UsageError(f"model.{name}: expected a class, got null")
 
         if divergence is None:
-            divergence = MaxSlicedMMD(Multiquadric(10.0), direction="cross_fitted")
+            few = min(self.samples, self.target_samples) < 4  # too few to halve
+            divergence = MaxSlicedMMD(Multiquadric(10.0), direction="batch" if few else "cross_fitted")
         self.divergence = divergence
         self.overestimation = Truncation() if overestimation is None else overestimation
         self.risk = Mean() if risk is None else risk
@@ -206,6 +208,7 @@ class SobolevActorCritic(L.LightningModule):
             policy_optimizer,
         )
         self.scheduler_factories = (world_model_scheduler if self.learns_model else None, critic_scheduler)
+        check_optimizers(self.optimizer_factories, self.scheduler_factories)
 
         self.annealing = Annealing(anneal_after, anneal_to)
         if anneal_after is not None and self.scheduler_factories != (None, None):

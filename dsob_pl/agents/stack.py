@@ -47,7 +47,7 @@ class AgentStack(nn.Module):
         saved = self.agents[0].state_dict().keys()
         own = [dict(agent.named_buffers()) for agent in self.agents]
         for name in own[0]:
-            stacked = torch.stack([buffers[name].detach() for buffers in own])
+            stacked = torch.stack([buffers[name].detach().to(self.device) for buffers in own])
             self.register_buffer(_key(name), stacked, persistent=name in saved)
         self.bind()
 

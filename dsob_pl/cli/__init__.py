@@ -66,6 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno == errno.ENOSPC:
             return _fail(3, f"no space is left on the device of '{error.filename}'")
         raise
+    except RuntimeError as error:
+        if "allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError":
+            advice = "a smaller data.capacity or batch_size may help; `doctor --config FILE` says what fits"
+            return _fail(3, f"out of memory ({' '.join(str(error).split())[:200]}); {advice}")
+        raise
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -17,7 +17,13 @@ from omegaconf.errors import OmegaConfBaseException
 from dsob_pl.cli.config_files import Source
 from dsob_pl.cli.diagnose import causes, check_numbers, check_top_level, explain, known_keys
 from dsob_pl.cli.parts import find_part
-from dsob_pl.cli.resume import check_format, checkpoint_to_go_on_from, join_run, requeued_checkpoint
+from dsob_pl.cli.resume import (
+    check_format,
+    check_optimizers_fit,
+    checkpoint_to_go_on_from,
+    join_run,
+    requeued_checkpoint,
+)
 from dsob_pl.cli.seeds import (
     SeedParts,
     build_each,
@@ -43,7 +49,7 @@ from dsob_pl.training import (
     check_fits,
     read_checkpoint,
 )
-from dsob_pl.training.checkpoint_file import SEEDS_KEY
+from dsob_pl.training.checkpoint_file import RANDOM_KEY, SEEDS_KEY
 
 DEFAULT_MODEL = "dsob_pl.agents.SobolevActorCritic"
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -204,6 +210,8 @@ class CLI(LightningCLI):
         """Builds the trainer."""
         try:
             return super().instantiate_trainer(**kwargs)
+        except UsageError:
+            raise
         except (MisconfigurationException, ValueError) as error:
             raise UsageError(f"trainer: {shortened(error)}") from error
 
@@ -222,7 +230,13 @@ class CLI(LightningCLI):
             config["logger"] = False  # looking at a checkpoint is not a run
         if self.command == "fit":
             callbacks = [*callbacks, StopOnSignal()]
-        return super()._instantiate_trainer(config, [*callbacks, StopOnNonFiniteLoss()])
+        trainer = super()._instantiate_trainer(config, [*callbacks, StopOnNonFiniteLoss()])
+        devices = trainer.num_devices * trainer.num_nodes
+        if devices != 1:
+            raise UsageError(f"trainer.devices: expected one device, got {devices}; --seeds trains many seeds on one")
+        if trainer.precision in ("16-true", "bf16-true"):
+            raise UsageError(f"trainer.precision: expected parameters of 32 or 64 bits, got '{trainer.precision}'")
+        return trainer
 
     # Running ----------------------------------------------------------------------------------------------------------
 
@@ -260,7 +274,11 @@ class CLI(LightningCLI):
                 check_format(content, path)
             check_fits(content, self.model, path)
             if self.command == "fit":
+                check_optimizers_fit(content, self.model, path)
+            if self.command == "fit":
                 print(f"going on from step {int(content['global_step']):,} of '{relative(path)}'", flush=True)
+                if RANDOM_KEY not in content:
+                    print("it holds no replay: the run begins with a new warm-up (last.ckpt holds all)", flush=True)
         return arguments | {"weights_only": True}
 
     @property

@@ -71,6 +71,8 @@ def _config(content: dict[str, Any], path: Path) -> dict[str, Any]:
     model = config.get("model") if isinstance(config, dict) else None
     if not isinstance(model, dict) or not isinstance(model.get("class_path"), str):
         raise UsageError(f"checkpoint '{path}' carries a config without a model")
+    if not isinstance(config.get("data"), dict) or not isinstance(config["data"].get("env_id"), str):
+        raise UsageError(f"checkpoint '{path}' carries a config without data.env_id")
     return config
 
 
@@ -154,6 +156,7 @@ def model_factory(config: dict[str, Any], sizes: dict[str, int]) -> Callable[[],
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
+    from dsob_pl.cli.diagnose import causes
     from dsob_pl.cli.parts import find_part
 
     part = find_part(config["class_path"], "model.class_path")
@@ -161,14 +164,20 @@ def model_factory(config: dict[str, Any], sizes: dict[str, int]) -> Callable[[],
     arguments = {**(config.get("init_args") or {}), **{k: v for k, v in sizes.items() if k in accepted}}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(L.LightningModule, "model", fail_untyped=False)
+    refused = f"the checkpoint's config does not fit this version of '{config['class_path']}'"
     try:
         parsed = parser.parse_object({"model": {**config, "init_args": arguments}})
     except (ArgumentError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"the checkpoint's config does not fit this version of '{config['class_path']}': "
-            + " ".join(str(error).split())[:300]
-        ) from error
-    return lambda: parser.instantiate(parsed).model
+        raise UsageError(f"{refused}: {' '.join(str(error).split())[:300]}") from error
+
+    def build() -> L.LightningModule:
+        try:
+            return parser.instantiate(parsed).model
+        except (TypeError, ValueError) as error:
+            reason = next((link for link in causes(error) if isinstance(link, UsageError)), error)
+            raise UsageError(f"{refused}: {' '.join(str(reason).split())[:300]}") from error
+
+    return build
 
 
 def build_noise(config: dict[str, Any]) -> list[Callable[[gymnasium.Env], gymnasium.Env]]:

@@ -86,13 +86,18 @@ def check_part(value: Any, key: str, parts: dict[str, Any]) -> None:
     if isinstance(value, list):
         for i, item in enumerate(value):
             check_part(item, f"{key}.{i}", parts)
-    elif isinstance(value, str) and place in parts and value != "null" and not value.endswith((".yaml", ".json")):
+    elif isinstance(value, str) and place in parts and not _is_plain(value) and not value.endswith((".yaml", ".json")):
         _put(find_part(value, key), place, parts)
     elif isinstance(value, dict):
         if isinstance(value.get("class_path"), str):
             _put(find_part(value["class_path"], f"{key}.class_path"), place, parts)
         if parts.get(place) is not None:
             _check_arguments(value, key, parts)
+
+
+def _is_plain(value: str) -> bool:
+    """Whether YAML reads it as null, true or false, and not as a name."""
+    return value.lower() in ("", "null", "~", "true", "false")
 
 
 def _put(part: Any, place: str, parts: dict[str, Any]) -> None:

@@ -89,6 +89,16 @@ def check_format(content: dict[str, Any], path: str) -> None:
         raise UsageError(f"checkpoint '{path}' has format {written}, this version of dsob_pl reads {FORMAT_VERSION}")
 
 
+def check_optimizers_fit(content: dict[str, Any], model: L.LightningModule, path: str) -> None:
+    """Raises UsageError where a checkpoint's optimizers have other parameters than the configured ones."""
+    built: Any = model.configure_optimizers()
+    own = built[0] if isinstance(built, tuple) else built
+    saved = content.get("optimizer_states", [])
+    sizes = [[len(group["params"]) for group in optimizer.param_groups] for optimizer in own]
+    if [[len(group["params"]) for group in state["param_groups"]] for state in saved] != sizes:
+        raise UsageError(f"checkpoint '{path}' was written with other optimizers than those configured")
+
+
 def requeued_checkpoint(trainer: L.Trainer) -> str | None:
     """What Lightning saved when SLURM had the job requeued, and goes on from where no checkpoint is given."""
     if not SLURMEnvironment.detect():

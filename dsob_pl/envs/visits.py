@@ -33,6 +33,9 @@ class Visits(NamedTuple):
 class VisitRecorder:
     """Takes down the states and rewards of running episodes, of each no more than 64 states at even distances.
 
+    The distance is the same in all episodes: one that grew with the length of each would make states rare from which
+    there was much to come.
+
     Args:
         episodes: n.
     """
@@ -65,15 +68,16 @@ class VisitRecorder:
             last: their observations after the last step ``[n, S]``.
         """
         observations, returns, remaining, owner = [], [], [], []
+        common = max((self._strides[episode] for episode in episodes), default=1)  # powers of two
         for number, episode in enumerate(episodes):
             rewards, stride = self._rewards[episode], self._strides[episode]
             to_go = np.zeros(len(rewards) + 1)  # in float64, as the returns of the episodes
             for t in reversed(range(len(rewards))):
                 to_go[t] = rewards[t] + gamma * to_go[t + 1]
-            for k, state in enumerate(self._states[episode]):
-                observations.append(state)
-                returns.append(to_go[k * stride])
-                remaining.append(len(rewards) - k * stride)
+            for t in range(0, len(rewards), common):
+                observations.append(self._states[episode][t // stride])
+                returns.append(to_go[t])
+                remaining.append(len(rewards) - t)
                 owner.append(number)
         states = np.stack(observations) if observations else np.zeros((0, last.shape[-1]))
         return Visits(

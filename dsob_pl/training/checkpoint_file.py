@@ -39,10 +39,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
                 "unpickling them can run code"
             ) from error
         raise UsageError(f"checkpoint '{path}' is not a readable checkpoint") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged pickle raises anything
         raise UsageError(f"checkpoint '{path}' is damaged or not a checkpoint") from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise UsageError(f"checkpoint '{path}' has no 'state_dict'; it was not written by Lightning")
+    if not isinstance(content.get(FORMAT_KEY, FORMAT_VERSION), int):
+        raise UsageError(f"checkpoint '{path}' is damaged or not a checkpoint")
     return content
 
 

@@ -62,6 +62,7 @@ class SeedRuns(L.Callback):
         self.loggers = {seed: list(own) for seed, own in loggers.items()}
         self.failed: dict[int, str] = {}
         self._trainers: dict[int, SeedTrainer] = {}  # of the seeds still running
+        self._ended: dict[int, dict[str, Any]] = {}  # states of the callbacks of seeds that an exception has ended
         self._latest: dict[int, dict[str, float]] = {}  # what training has reported
         self._module: Any = None
         for seed, own in self.callbacks.items():
@@ -122,6 +123,7 @@ class SeedRuns(L.Callback):
         self._module = pl_module
         seeds = list(self._module.seeds)
         self._trainers = {seed: SeedTrainer(trainer, seed, self.callbacks[seed], self.loggers[seed]) for seed in seeds}
+        self._ended = {}
         self._latest = {seed: {} for seed in seeds}
         for own in self._trainers.values():
             own.lightning_module.trainer = own
@@ -149,9 +151,10 @@ class SeedRuns(L.Callback):
             logger.log_metrics({f"seeds/normalized_score_{k}": v for k, v in shared.items()}, step=trainer.global_step)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Ends the runs as FAILED or KILLED."""
+        """Ends the runs as FAILED or KILLED; the checkpoint of all of them is written after that."""
         for own in self._trainers.values():
             _end(own, exception)
+        self._ended = self.state_dict()["seeds"]
         self._trainers = {}
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -168,6 +171,7 @@ class SeedRuns(L.Callback):
             seed: {c.state_key: state for c in own.callbacks if (state := c.state_dict())}
             for seed, own in self._trainers.items()
         }
+        states = states or self._ended
         return {"seeds": states, "latest": {seed: dict(own) for seed, own in self._latest.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -56,7 +56,17 @@ class RiskSchedule(Callback):
         assert self._risk is not None
         pl_module.risk = self._risk.softened(self.fraction(trainer.global_step))  # type: ignore[assignment]
 
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leaves the agent with its own measure."""
+        self._give_back(pl_module)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Likewise."""
+        self._give_back(pl_module)
+
+    def _give_back(self, pl_module: L.LightningModule) -> None:
+        if self._risk is None:
+            return
         pl_module.risk = self._risk  # type: ignore[assignment]
         pl_module.risk_varies = False  # type: ignore[assignment]
+        self._risk = None

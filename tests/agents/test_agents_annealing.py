@@ -84,6 +84,15 @@ def test_from_a_checkpoint_on_they_are_those_of_the_run_that_was_not_cut_off(tmp
     assert factors == [pytest.approx([factor] * 3) for factor in FACTORS[8:]]
 
 
+def test_a_run_that_goes_on_without_it_has_its_rates_back(tmp_path: Path) -> None:
+    first, cut = build()
+    trainer, _ = fit(tmp_path, first, cut, 10)
+    trainer.save_checkpoint(tmp_path / "some.ckpt")
+    more, rest = build(anneal_after=None)
+    _, factors = fit(tmp_path, more, rest, 14, tmp_path / "some.ckpt")
+    assert factors == [pytest.approx([1.0] * 3)] * 4
+
+
 def test_among_many_seeds_it_is_the_run_alone(tmp_path: Path) -> None:
     alone, data = build(1)
     fit(tmp_path, alone, data, 30)

@@ -106,7 +106,9 @@ def test_laws_that_are_right_too_narrow_too_wide_and_too_high(
 
 def episodes(visits: Visits, terminated: list[bool]) -> Episodes:
     n = len(terminated)
-    return Episodes(*torch.zeros(3, n), visits.last_observations, torch.tensor(terminated), visits)
+    lengths = torch.tensor([visits.remaining[visits.episode == i].max() for i in range(n)]).float()
+    none = torch.zeros(n)
+    return Episodes(none, lengths, none, visits.last_observations, torch.tensor(terminated), visits)
 
 
 def recorded(lengths: list[int], gamma: float) -> Visits:
@@ -128,10 +130,9 @@ def test_returns_to_go_are_sums_of_later_rewards(lengths: list[int], gamma: floa
     assert torch.equal(visits.remaining, torch.tensor(lengths)[owner] - time)
     exact = torch.tensor([sum(gamma**k for k in range(n)) for n in visits.remaining.tolist()])
     torch.testing.assert_close(visits.returns_to_go, exact.float())
+    stride = 2 ** max(0, math.ceil(math.log2(max(lengths) / 64)))  # of all, so that the longest has at most 64
     for i, length in enumerate(lengths):
-        own = time[owner == i].tolist()
-        assert own == list(range(0, length, 1 if len(own) < 2 else own[1]))
-        assert min(length, 33) <= len(own) <= 64
+        assert time[owner == i].tolist() == list(range(0, length, stride))
 
 
 def test_the_rest_of_an_episode_that_was_cut_off_is_drawn_and_of_one_that_ended_is_nothing() -> None:
@@ -143,14 +144,17 @@ def test_the_rest_of_an_episode_that_was_cut_off_is_drawn_and_of_one_that_ended_
 
     judged = calibrate(values, episodes(visits, [True, False]), gamma)
     assert judged is not None
-    # All six states of the first; of the second those with .5 ** remaining <= .2: three and more steps before the end.
-    assert judged.episode.tolist() == [0] * 6 + [1] * 4
-    assert judged.remaining.tolist() == [6, 5, 4, 3, 2, 1, 6, 5, 4, 3]
+    # Those with .5 ** remaining <= .2, three and more steps before the end of the second; of the first as many.
+    assert judged.episode.tolist() == [0] * 4 + [1] * 4
+    assert judged.remaining.tolist() == [6, 5, 4, 3] * 2
     seen = [2 * (1 - gamma**n) for n in judged.remaining.tolist()]
-    rest = [0.0] * 6 + [gamma**n * 7 for n in (6, 5, 4, 3)]  # i + t at its last observation is 7
+    rest = [0.0] * 4 + [gamma**n * 7 for n in (6, 5, 4, 3)]  # i + t at its last observation is 7
     torch.testing.assert_close(judged.realised, torch.tensor([a + b for a, b in zip(seen, rest)]))
-    assert judged.predicted.shape == (10, 128)
-    assert judged.predicted[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 1, 2, 3, 4]
+    assert judged.predicted.shape == (8, 128)
+    assert judged.predicted[:, 0].tolist() == [0, 1, 2, 3, 1, 2, 3, 4]
+    whole = calibrate(values, episodes(visits, [True, True]), gamma)
+    assert whole is not None
+    assert whole.remaining.tolist() == [6, 5, 4, 3, 2, 1] * 2
     assert calibrate(values, episodes(recorded([2], gamma), [False]), gamma) is None
 
 
@@ -160,6 +164,26 @@ def test_many_states_are_thinned_evenly() -> None:
     assert judged is not None
     assert len(judged.realised) == 256
     assert judged.episode.bincount().tolist() == pytest.approx([25.6] * 10, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("hazard", "limit", "gamma"), [(0.005, 1000, 0.99), (0.02, 10_000, 0.9), (0.05, 30, 0.9), (0.02, 30, 0.9)]
+)
+def test_episodes_that_may_end_at_any_time_are_judged_fairly(hazard: float, limit: int, gamma: float) -> None:
+    """A reward of 1 until an end that comes with the same probability at every step: the law is that of every state."""
+    numbers = np.random.default_rng(0)
+    ends = numbers.geometric(hazard, 1500)
+    visits = recorded(np.minimum(ends, limit).tolist(), gamma)
+
+    def values(observations: Tensor, count: int) -> Tensor:
+        further = numbers.geometric(hazard, (1, len(observations), count))
+        return torch.from_numpy((1 - gamma**further) / (1 - gamma)).float()
+
+    judged = calibrate(values, episodes(visits, (ends <= limit).tolist()), gamma)
+    assert judged is not None
+    metrics = calibration_metrics(judged)
+    assert float(metrics["eval/pit_mean"]) == pytest.approx(0.5, abs=0.055)  # three standard errors of 256 places
+    assert float(metrics["eval/coverage_80"]) == pytest.approx(0.8, abs=0.1)
 
 
 class Coin(gymnasium.Env):

@@ -249,7 +249,8 @@ def test_an_update_never_waits_for_the_device():
         many = together([0, 1], model_config(overlay, **plain, **options)).to("meta")
         for agent in many.agents:
             agent.generator = None
-        many.stack.bind()
+        many.stack.stack_buffers()  # as a fit does, after Lightning has moved the stack
+        assert all(x.is_meta for x in (*many.stack.buffers(), *many.agents[1].buffers()))
         optimizers = many.configure_optimizers()[0]
         many.optimizers = lambda use_pl_optimizer=True, optimizers=optimizers: optimizers
         for update in range(2):

@@ -23,6 +23,8 @@ from dsob_pl.world_models import Deterministic
         {"target_samples": 0},
         {"policy_delay": 0},
         {"return_range": 0.0},
+        {"return_range": float("inf")},
+        {"gradient_bound": float("inf")},
         {"gradient_bound": -1.0},
         {"max_gradient_norm": float("nan")},
         {"gradient_weight": -1.0},

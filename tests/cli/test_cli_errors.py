@@ -121,6 +121,29 @@ CASES: dict[str, tuple[list[str], str | None, list[str]]] = {
     "no checkpoint of an earlier run": ([*B, "--ckpt_path=last"], None, ["ckpt_path: 'last'", "mlflow.db"]),
     "no such number of the best": ([*B, "--checkpoint.best_k=0"], None, ["checkpoint.best_k", "at least 1", "0"]),
     "no such accelerator": ([*B, "--trainer.accelerator=cudda"], None, ["cudda", "cpu"]),
+    "learning rate": (
+        [*B, "--model.critic_optimizer=torch.optim.Adam", "--model.critic_optimizer.lr=-1"],
+        None,
+        ["model.critic_optimizer", "learning rate", "-1"],
+    ),
+    "closure": ([*B, "--model.policy_optimizer=torch.optim.LBFGS"], None, ["model.policy_optimizer", "closure"]),
+    "scheduler": (
+        [*B, "--model.critic_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau"],
+        None,
+        ["model.critic_scheduler", "metrics"],
+    ),
+    "scheduler's option": (
+        [
+            *B,
+            "--model.world_model_scheduler=torch.optim.lr_scheduler.StepLR",
+            "--model.world_model_scheduler.step_size=0",
+        ],
+        None,
+        ["model.world_model_scheduler", "ZeroDivisionError"],
+    ),
+    "devices": ([*B, "--trainer.devices=2"], None, ["trainer.devices: expected one device, got 2"]),
+    "half precision": ([*B, "--trainer.precision=16-true"], None, ["trainer.precision", "16-true"]),
+    "beside no logger": ([*B, "--trainer.logger=false", "--checkpoint.mode=maxx"], None, ["checkpoint.mode", "'max'"]),
     "positional": ([*B, "foo"], None, ["'foo'"]),
     "checkpoint": ([*B, "--ckpt_path=base.ckpt"], None, ["'base.ckpt' does not exist"]),
     "no checkpoint": (["validate", "--ckpt_path", "base.yaml"], None, ["'base.yaml'", "not a checkpoint"]),
@@ -168,6 +191,9 @@ CASES: dict[str, tuple[list[str], str | None, list[str]]] = {
     "evaluate torn": (["evaluate", "--ckpt", "torn.ckpt"], None, ["'torn.ckpt'"]),
     "evaluate newer": (["evaluate", "--ckpt", "newer.ckpt"], None, ["'newer.ckpt'", "format 99"]),
     "evaluate other": (["evaluate", "--ckpt", "other.ckpt"], None, ["'other.ckpt'"]),
+    "evaluate damaged": (["evaluate", "--ckpt", "flipped.ckpt"], None, ["'flipped.ckpt' is damaged"]),
+    "evaluate another format": (["evaluate", "--ckpt", "format.ckpt"], None, ["'format.ckpt' is damaged"]),
+    "evaluate without data": (["evaluate", "--ckpt", "nodata.ckpt"], None, ["'nodata.ckpt'", "without data.env_id"]),
     "evaluate without model": (["evaluate", "--ckpt", "nomodel.ckpt"], None, ["'nomodel.ckpt'", "without a model"]),
     "validate config": (
         ["validate", "--ckpt_path", "badconfig.ckpt"],
@@ -217,10 +243,16 @@ def malformed(folder: Path) -> None:
         "other": {"state_dict": {"actor.weight": torch.zeros(2)}},
         "badconfig": {"state_dict": {}, "dsob_format": 1, "dsob_config": "model: ["},
         "badkey": {"state_dict": {}, "dsob_format": 2, "dsob_config": "modell: {}"},
+        "format": {"state_dict": {}, "dsob_format": "a"},
+        "nodata": {"state_dict": {}, "dsob_config": "model: {class_path: dsob_pl.agents.SobolevActorCritic}"},
         "nomodel": {"state_dict": {}, "dsob_format": 1, "dsob_config": "data: {}"},
     }
     for name, content in contents.items():
         torch.save(content, folder / f"{name}.ckpt")
+    flipped = bytearray((folder / "other.ckpt").read_bytes())
+    place = flipped.index(b"data.pkl") + 80
+    flipped[place : place + 8] = b"\xff" * 8
+    (folder / "flipped.ckpt").write_bytes(flipped)
     (folder / "refusing.py").write_text(REFUSING)
     (folder / "broken.py").write_text("1 / 0\n")
     (folder / "wrongsyntax.py").write_text("def (\n")

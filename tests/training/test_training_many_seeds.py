@@ -220,16 +220,22 @@ def test_runs_that_are_stopped(how: str, status: str, saved: int) -> None:
             raise ZeroDivisionError("a bug")
         os.kill(os.getpid(), signal.SIGTERM)
 
-    fit = Fit([1, 2], [MLflowLogger()], stops={6: stop}, breaks={2: 6} if how == "term" else {})
+    returns = {1: [5.0], 2: [5.0]}
+    fit = Fit([1, 2], [MLflowLogger()], returns=returns, stops={6: stop}, breaks={2: 6} if how == "term" else {})
     with pytest.raises(SIGTERMException if how == "term" else ZeroDivisionError):
         fit()
     parent, children = runs_of(fit.loggers[0])
     assert (parent.info.status, children[1].info.status) == (status, status)
-    assert steps_saved(children[1]) == {"last": saved}
+    assert steps_saved(children[1]) == {"best": 4, "last": saved}
     # what cannot be saved when the process is told to stop fails alone
     assert children[2].info.status == "FAILED"
-    assert steps_saved(children[2]) == {"last": 4}
+    assert steps_saved(children[2]) == {"best": 4, "last": 4}
     assert history(children[1], "critic/loss")[-1][0] == (6 if how == "term" else 4)
+    # the checkpoint of all, written when the runs have ended already, knows each one's best
+    states = torch.load(fit.checkpoint.last_model_path, weights_only=True)["callbacks"][fit.runs.state_key]["seeds"]
+    best = fit.callbacks[1][0]
+    assert states[1][best.state_key] == best.state_dict()
+    assert best.state_dict()["best_model_score"] == 5
 
 
 def test_scores_against_the_truth_are_those_of_every_agent_and_go_to_its_own_logger(tmp_path: Path) -> None:

@@ -51,6 +51,20 @@ def test_alpha_falls_from_the_mean_to_the_agents_own_and_stays(tmp_path: Path) -
     assert not agent.risk_varies
 
 
+def test_a_run_that_breaks_off_leaves_the_agent_its_measure(tmp_path: Path) -> None:
+    class Breaks(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+            if trainer.global_step == 8:
+                raise ZeroDivisionError
+
+    agent, data = build()
+    own = agent.risk
+    with pytest.raises(ZeroDivisionError):
+        trainer(tmp_path, RiskSchedule(10, 20), Breaks()).fit(agent, data)
+    assert agent.risk is own
+    assert not agent.risk_varies
+
+
 def test_what_the_policy_ascends_is_what_the_schedule_says(tmp_path: Path) -> None:
     """Until the schedule begins it is the run of the mean, and not any more afterwards."""
     weights = {}
