@@ -99,7 +99,17 @@ def test_the_table_of_many_seeds_is_that_of_the_recorded_turns():
 
 @pytest.mark.parametrize(
     "name",
-    ["summit", "summit sizes", "point mass", "jack", "factors", "jack factors", "control", "control methods"],
+    [
+        "summit",
+        "summit sizes",
+        "point mass",
+        "jack",
+        "factors",
+        "jack factors",
+        "control",
+        "control methods",
+        "control factors",
+    ],
 )
 def test_the_tables_of_the_comparison_are_those_of_the_recorded_runs(name):
     assert shown(name) == study_of("compare_tables").tables()[name]
