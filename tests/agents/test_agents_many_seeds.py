@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from dsob_pl.agents import ManySeeds
 from dsob_pl.agents.elementwise import check_elementwise
 from dsob_pl.agents.objectives import PARTS
+from dsob_pl.bellman import NoCorrection
 from dsob_pl.cli.loading import model_factory
 from dsob_pl.cli.parts import find_part
 from dsob_pl.errors import UsageError
@@ -265,10 +266,13 @@ def test_compiled_losses_are_the_same(monkeypatch):
     # Traced and differentiated ahead of time, without the minutes of a C++ compiler.
     monkeypatch.setattr(torch, "compile", lambda f, **options: compile(f, backend="aot_eager", **options))
     overlay = CONF / "method/mmd_sobolev_state_action.yaml"
-    options = {"risk": RISKS[0], "policy_samples": 7}
+    options = {"risk": RISKS[0], "policy_samples": 7, "overestimation": {"class_path": "dsob_pl.bellman.LowerMean"}}
     config, fused = model_config(overlay, **options), model_config(overlay, **options, compile=True)
     many, quick, single, other = together([0, 1], config), together([0, 1], fused), alone(0, config), alone(0, fused)
     for update in range(3):
+        if update == 2:  # a schedule may end the correction: what is compiled must notice
+            for agent in (*many.agents, *quick.agents, single, other):
+                agent.overestimation = NoCorrection()
         for agents in (many, quick):
             agents._update(stacked([0, 1], update), False)
         for agent in (single, other):
