@@ -24,8 +24,7 @@ GOALS = {"pendulum": (-200, 2500), "inverted_pendulum": (950, 5000), "inverted_d
 DEFAULT_METHOD = "mmd_anchored_state_action"
 # The defaults of conf/pendulum.yaml, now and before, by what they are called in conf/suite/control.yaml.
 DEFAULTS = {"mmd_calibrated_state_action": "now", DEFAULT_METHOD: "before"}
-# Environment steps that all fits of a file have reached.
-FACTORS_AT = {"summit": 500, "jack": 1000}
+FACTORS_AT = 500  # environment steps that all fits of summit_factors.csv have reached
 
 
 def task_table(suite: str, *tasks: str, against: str = "mage") -> str:
@@ -45,11 +44,11 @@ def task_table(suite: str, *tasks: str, against: str = "mage") -> str:
     return "\n".join(lines)
 
 
-def factor_table(suite: str) -> str:
-    """The score on SUMMIT(5) early in training, or on JACK(10), one factor at a time."""
-    table, step = pd.read_csv(RESULTS / f"{suite}_factors.csv"), FACTORS_AT[suite]
-    table = table[table["environment_step"] == step]
-    lines = [f"| factor | setting | seeds | score after {step:,} environment steps |", "|---|---|---|---|"]
+def factor_table() -> str:
+    """The score on SUMMIT(5) early in training, one factor at a time."""
+    table = pd.read_csv(RESULTS / "summit_factors.csv")
+    table = table[table["environment_step"] == FACTORS_AT]
+    lines = [f"| factor | setting | seeds | score after {FACTORS_AT:,} environment steps |", "|---|---|---|---|"]
     for (factor, setting), group in table.groupby(["factor", "setting"], sort=False):
         score = interval(estimate(interquartile_mean, [group["normalized_score"].to_numpy()]))
         lines.append(f"| {factor} | {setting} | {len(group)} | {score} |")
@@ -134,8 +133,7 @@ def tables() -> dict[str, str]:
         "summit sizes": task_table("summit", "summit_1", "summit_2"),
         "point mass": task_table("point_mass", "point_mass_1", "point_mass_5", "point_mass_20"),
         "jack": task_table("jack", "jack_10"),
-        "factors": factor_table("summit"),
-        "jack factors": factor_table("jack"),
+        "factors": factor_table(),
         "control": control_table(),
         "control methods": control_methods_table(),
         "control factors": control_factors_table(),
