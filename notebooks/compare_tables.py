@@ -137,6 +137,7 @@ def tables() -> dict[str, str]:
         "control": control_table(),
         "control methods": control_methods_table(),
         "control factors": control_factors_table(),
+        "locomotion": task_table("locomotion", "walker2d"),
     }
 
 

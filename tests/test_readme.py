@@ -108,6 +108,7 @@ def test_the_table_of_many_seeds_is_that_of_the_recorded_turns():
         "control",
         "control methods",
         "control factors",
+        "locomotion",
     ],
 )
 def test_the_tables_of_the_comparison_are_those_of_the_recorded_runs(name):
