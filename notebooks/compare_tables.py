@@ -133,6 +133,7 @@ def tables() -> dict[str, str]:
         "summit sizes": task_table("summit", "summit_1", "summit_2"),
         "point mass": task_table("point_mass", "point_mass_1", "point_mass_5", "point_mass_20"),
         "jack": task_table("jack", "jack_10"),
+        "jack sizes": task_table("jack", "jack_1"),
         "factors": factor_table(),
         "control": control_table(),
         "control methods": control_methods_table(),

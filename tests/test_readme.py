@@ -104,6 +104,7 @@ def test_the_table_of_many_seeds_is_that_of_the_recorded_turns():
         "summit sizes",
         "point mass",
         "jack",
+        "jack sizes",
         "factors",
         "control",
         "control methods",
