@@ -9,9 +9,7 @@ before; coverage is that of the last evaluation's episodes, which were not seen 
 
 from __future__ import annotations
 
-import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +18,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 
-from seed_runs import fit, keep, provenance, read  # noqa: E402
+from seed_runs import fit, provenance, study  # noqa: E402
 
 RESULTS = ROOT / "notebooks" / "results" / "calibration.csv"
 METRICS = ("eval/coverage_50", "eval/coverage_80", "eval/coverage_95", "eval/pit_mean", "eval/crps")
@@ -117,19 +115,5 @@ def table(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Runs what is asked for, keeps the other rows of the file, prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="0-4")
-    parser.add_argument("--only", default="", help="cells whose name contains this")
-    parser.add_argument("--table", action="store_true")
-    options = parser.parse_args()
-    if not options.table:
-        with tempfile.TemporaryDirectory(prefix="calibration_study_") as folder:
-            for cell in (name for name in CELLS if options.only in name):
-                keep(RESULTS, COLUMNS, ["cell", "seed"], run(cell, options.seeds, Path(folder)))
-    print(table(read(RESULTS)))
-
-
 if __name__ == "__main__":
-    main()
+    study(__doc__, list(CELLS), run, table, RESULTS, COLUMNS, seeds="0-4")

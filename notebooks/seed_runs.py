@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +67,35 @@ def keep(path: Path, columns: Sequence[str], keys: Sequence[str], rows: Sequence
         writer = csv.DictWriter(file, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows([*kept, *rows])
+
+
+def study(
+    description: str,
+    cells: Sequence[str],
+    run: Callable[[str, str, Path], list[dict[str, object]]],
+    table: Callable[[list[dict[str, str]]], str],
+    results: Path,
+    columns: Sequence[str],
+    seeds: str,
+) -> None:
+    """The command line of a study: runs the cells asked for, keeps the other rows of the file, prints the table.
+
+    Args:
+        description: of the study.
+        cells: their names.
+        run: a cell's rows, from its name, seeds and a folder that is thrown away.
+        table: of all rows.
+        results: the file.
+        columns: of it, "cell" and "seed" among them.
+        seeds: by default.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", default=seeds)
+    parser.add_argument("--only", default="", help="cells whose name contains this")
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    if not options.table:
+        with tempfile.TemporaryDirectory(prefix=f"{results.stem}_") as folder:
+            for cell in (name for name in cells if options.only in name):
+                keep(results, columns, ["cell", "seed"], run(cell, options.seeds, Path(folder)))
+    print(table(read(results)))

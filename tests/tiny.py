@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
 import torch
 
-from dsob_pl.agents import SobolevActorCritic
+from dsob_pl.agents import ManySeeds, SobolevActorCritic
 from dsob_pl.critics import GenerativeCritic
-from dsob_pl.data import ReplayDataModule
+from dsob_pl.data import ManySeedsData, ReplayDataModule
 from dsob_pl.divergences import MMD
 from dsob_pl.networks import DeterministicPolicy
 from dsob_pl.world_models import CVAE
@@ -38,6 +39,17 @@ def tiny_trainer(folder: Path, steps: int, **options: object) -> L.Trainer:
         "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False, "logger": False,
         "default_root_dir": folder, **options,
     })  # type: ignore[arg-type]  # fmt: skip
+
+
+def tiny_seeds(build: Callable[[int], tuple[SobolevActorCritic, ReplayDataModule]]) -> tuple[ManySeeds, ManySeedsData]:
+    """What ``build`` makes of the seeds 0 and 1, as one module and one source of data."""
+    agents, parts, states = [], [], []
+    for seed in (0, 1):
+        agent, part = build(seed)
+        agents.append(agent)
+        parts.append(part)
+        states.append(torch.get_rng_state())
+    return ManySeeds(agents, [0, 1], states), ManySeedsData(parts)
 
 
 def parameters(module: torch.nn.Module) -> torch.Tensor:

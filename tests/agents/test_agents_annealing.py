@@ -7,7 +7,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from tiny import parameters, tiny_agent, tiny_trainer
+from tiny import parameters, tiny_agent, tiny_seeds, tiny_trainer
 
 from dsob_pl.agents import ManySeeds, SobolevActorCritic
 from dsob_pl.agents.optimizers import Annealing
@@ -96,14 +96,8 @@ def test_a_run_that_goes_on_without_it_has_its_rates_back(tmp_path: Path) -> Non
 def test_among_many_seeds_it_is_the_run_alone(tmp_path: Path) -> None:
     alone, data = build(1)
     fit(tmp_path, alone, data, 30)
-    agents, parts, states = [], [], []
-    for seed in (0, 1):
-        agent, part = build(seed)
-        agents.append(agent)
-        parts.append(part)
-        states.append(torch.get_rng_state())
-    many = ManySeeds(agents, [0, 1], states)
-    _, factors = fit(tmp_path, many, ManySeedsData(parts), 30)
+    many, both_data = tiny_seeds(build)
+    _, factors = fit(tmp_path, many, both_data, 30)
     assert factors[-1] == pytest.approx([1 / 12] * 3)
     torch.testing.assert_close(parameters(many.agents[1]), parameters(alone), rtol=1e-3, atol=1e-4)
     kept, data = build(1, anneal_after=None)

@@ -7,11 +7,11 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from tiny import parameters, tiny_agent, tiny_trainer
+from tiny import parameters, tiny_agent, tiny_seeds, tiny_trainer
 
-from dsob_pl.agents import ManySeeds, SobolevActorCritic
+from dsob_pl.agents import SobolevActorCritic
 from dsob_pl.bellman import LowerMean, NoCorrection
-from dsob_pl.data import ManySeedsData, ReplayDataModule
+from dsob_pl.data import ReplayDataModule
 from dsob_pl.errors import UsageError
 from dsob_pl.training import CorrectionSchedule, SeedRuns
 
@@ -69,17 +69,11 @@ def test_until_its_end_it_is_the_run_with_the_correction_and_not_any_more_afterw
 def test_among_many_seeds_it_is_the_run_alone(tmp_path: Path) -> None:
     alone, data = build(1)
     fit(tmp_path, alone, data, 20, CorrectionSchedule(12))
-    agents, parts, states = [], [], []
-    for seed in (0, 1):
-        agent, part = build(seed)
-        agents.append(agent)
-        parts.append(part)
-        states.append(torch.get_rng_state())
+    many, both_data = tiny_seeds(build)
     runs = SeedRuns({seed: [CorrectionSchedule(12)] for seed in (0, 1)}, {0: [], 1: []})
     trainer = tiny_trainer(tmp_path, 20)
     runs.attach(trainer)
-    many = ManySeeds(agents, [0, 1], states)
-    trainer.fit(many, ManySeedsData(parts))
+    trainer.fit(many, both_data)
     torch.testing.assert_close(parameters(many.agents[1].critic), parameters(alone.critic), rtol=1e-3, atol=1e-4)
     always, data = build(1)
     fit(tmp_path, always, data, 20)

@@ -8,10 +8,10 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from tiny import parameters, tiny_agent, tiny_trainer
+from tiny import parameters, tiny_agent, tiny_seeds, tiny_trainer
 
-from dsob_pl.agents import ManySeeds, SobolevActorCritic
-from dsob_pl.data import ManySeedsData, ReplayDataModule
+from dsob_pl.agents import SobolevActorCritic
+from dsob_pl.data import ReplayDataModule
 from dsob_pl.errors import UsageError
 from dsob_pl.risk import CVaR, Mean, Quantile, RiskMeasure
 from dsob_pl.training import RiskSchedule, SeedRuns
@@ -93,18 +93,12 @@ def test_a_measure_without_a_level_is_mixed_with_the_mean(tmp_path: Path) -> Non
 def test_among_many_seeds_it_is_the_run_alone(tmp_path: Path) -> None:
     agent, data = build(1)
     trainer(tmp_path, RiskSchedule(10, 20)).fit(agent, data)
-    agents, parts, states = [], [], []
-    for seed in (0, 1):
-        own, part = build(seed)
-        agents.append(own)
-        parts.append(part)
-        states.append(torch.get_rng_state())
+    many, both_data = tiny_seeds(build)
     callbacks = {seed: [RiskSchedule(10, 20)] for seed in (0, 1)}
     runs = SeedRuns(callbacks, {0: [], 1: []})
     both = trainer(tmp_path)
     runs.attach(both)
-    many = ManySeeds(agents, [0, 1], states)
-    both.fit(many, ManySeedsData(parts))
+    both.fit(many, both_data)
     for alone, among in zip(agent.policy.parameters(), many.agents[1].policy.parameters()):
         torch.testing.assert_close(among, alone, rtol=1e-3, atol=1e-4)
 
