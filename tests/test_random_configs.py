@@ -38,7 +38,9 @@ MODEL = {
     "jacobian_bound": st.sampled_from([None, 0.5]),
     "divergence_margin": st.sampled_from([None, 0.1, 1.5]),
     "policy_optimizer": st.sampled_from([None, {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}]),
-    "overestimation": st.sampled_from([f"dsob_pl.bellman.{n}" for n in ("Truncation", "LowerMean", "NoCorrection")]),
+    "overestimation": st.sampled_from(
+        [f"dsob_pl.bellman.{n}" for n in ("Truncation", "LowerMean", "NoCorrection", "AdaptivePessimism")]
+    ),
 }
 DATA = {
     "env_id": st.sampled_from(["Pendulum-v1", "InvertedPendulum-v5", "dsob_pl/PointMass-v0", "dsob_pl/Summit-v0"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -25,7 +26,8 @@ from dsob_pl.agents.objectives import (
     update,
 )
 from dsob_pl.agents.optimizers import Annealing, build_optimizers, step_schedulers
-from dsob_pl.agents.options import check_length
+from dsob_pl.agents.options import check_collection, check_length
+from dsob_pl.agents.recent_returns import adapt_pessimism
 from dsob_pl.agents.reports import Speed
 from dsob_pl.agents.sobolev_actor_critic import SobolevActorCritic
 from dsob_pl.agents.stack import AgentStack
@@ -114,6 +116,7 @@ class ManySeeds(L.LightningModule):
         self.stack.stack_buffers()  # a model may have got some from its environment, and the device is decided now
         data = self._data
         check_length(self.trainer, self.agents[0])
+        check_collection(self.agents[0], data.collect, data.replay.capacity)
         data.attach(self.explore)
         for i, (agent, state) in enumerate(zip(self.agents, self._generators)):
             agent.generator = torch.Generator(self.device)
@@ -144,6 +147,7 @@ class ManySeeds(L.LightningModule):
                 self._numbers.take(updated)
                 self._latest |= updated
             step_schedulers(self)
+            self._adapt_pessimism()
             if report:
                 metrics = self._reports(Transition(*(x[-1] for x in transitions)))
         for seed, episode, own in zip(self.seeds, step.episodes, metrics):
@@ -249,6 +253,15 @@ class ManySeeds(L.LightningModule):
                 self.stack.get_parameter(f"target_{network}").lerp_(self.stack.get_parameter(network), tau)
             self.stack.copy_buffers(network, f"target_{network}")
 
+    def _adapt_pessimism(self) -> None:
+        data, step = self._data, self.trainer.global_step + 1
+        own = data.steps_collected - data.warmup_steps
+        each = [adapt_pessimism(agent, step, data.replay.row(i), own) for i, agent in enumerate(self.agents)]
+        for name in {name for own in each for name in own}:
+            # A seed of whose episodes too many were held out cannot be judged yet: NaN, which is not reported.
+            unknown = self._latest.get(name, torch.full((len(each),), math.nan, device=self.device))
+            self._latest[name] = torch.stack([own.get(name, unknown[i]) for i, own in enumerate(each)])
+
     def _count(self, updates: int) -> None:
         self.updates = updates
         for agent in self.agents:
@@ -342,7 +355,7 @@ class ManySeeds(L.LightningModule):
         """What every seed reports at the logging cadence, ``transition [S, B]`` being the last batch."""
         speed = self._speed.measure(self.trainer.global_step + 1, self.updates)
         reports = [
-            {name: values[i] for name, values in self._latest.items()}
+            {name: values[i] for name, values in self._latest.items() if not values[i].isnan()}
             | agent.diagnose(Transition(*(x[i] for x in transition)))
             | speed
             for i, agent in enumerate(self.agents)

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from dsob_pl.bellman import SobolevOrder
+from dsob_pl.agents.recent_returns import foresight
+from dsob_pl.bellman import AdaptivePessimism, SobolevOrder
 from dsob_pl.errors import UsageError
 from dsob_pl.risk import Mean
 
@@ -59,6 +60,36 @@ def check_divergence(agent: Any, observation_size: int, action_size: int) -> Non
         divergence(torch.zeros(1, agent.samples, components), targets)
     except ValueError as error:
         raise UsageError(f"model.divergence: {error} (model.samples, model.target_samples)") from error
+
+
+def check_pessimism(agent: Any) -> None:
+    """Raises UsageError where pessimism that adapts would have nothing to adapt by, or to."""
+    correction = agent.overestimation
+    if not isinstance(correction, AdaptivePessimism):
+        return
+    if agent.critic.ensemble_size < 2:
+        raise UsageError("model.overestimation: AdaptivePessimism needs at least 2 critics (critic members), got 1")
+    if correction.window <= foresight(agent.gamma):
+        raise UsageError(
+            f"model.overestimation: AdaptivePessimism.window: expected more than {foresight(agent.gamma)} environment "
+            f"steps with model.gamma {agent.gamma:g}, got {correction.window}"
+        )
+
+
+def check_collection(agent: Any, collects: bool, capacity: int) -> None:
+    """Raises UsageError where pessimism is to adapt to returns that nobody realises, or that are soon forgotten."""
+    if not isinstance(agent.overestimation, AdaptivePessimism):
+        return
+    if not collects:
+        raise UsageError(
+            "model.overestimation: AdaptivePessimism needs returns of the policy, and data.collect is false; "
+            "use e.g. dsob_pl.bellman.Truncation"
+        )
+    if capacity <= foresight(agent.gamma):
+        raise UsageError(
+            f"data.capacity: AdaptivePessimism needs more than {foresight(agent.gamma)} transitions with model.gamma "
+            f"{agent.gamma:g}, got {capacity}"
+        )
 
 
 def check_risk(agent: Any) -> None:

@@ -21,7 +21,15 @@ from dsob_pl.agents.calibration import Calibration, calibrate, calibration_metri
 from dsob_pl.agents.numbers import Numbers, described, divergence_warning
 from dsob_pl.agents.objectives import PARTS, Part, compiled, draw_noise, objective, target_samples, update
 from dsob_pl.agents.optimizers import Annealing, build_optimizers, check_optimizers, step_schedulers
-from dsob_pl.agents.options import check_divergence, check_length, check_options, check_risk
+from dsob_pl.agents.options import (
+    check_collection,
+    check_divergence,
+    check_length,
+    check_options,
+    check_pessimism,
+    check_risk,
+)
+from dsob_pl.agents.recent_returns import adapt_pessimism
 from dsob_pl.agents.reports import Speed, clean_metrics, evaluation_metrics, model_diagnostics
 from dsob_pl.agents.scales import Scales
 from dsob_pl.agents.value_distribution import ValueDistribution, value_distribution
@@ -63,7 +71,7 @@ class SobolevActorCritic(L.LightningModule):
         divergence: between predicted and target samples ``(x [..., B, N, D], y [..., B, M, D]) -> [..., B]``; None is
             max-sliced MMD as ``conf/walker.yaml`` has it: bandwidth 10 (of scaled returns), unbiased, cross-fitted, or
             with one direction for the batch where there are fewer than four samples.
-        overestimation: which target samples are kept; None is ``Truncation()``.
+        overestimation: which target samples are kept, or how far they are moved; None is ``Truncation()``.
         sobolev: which derivatives belong to a sample: none, action (the paper's) or state_action (the full operator).
         target_source: imagined (s' and r drawn from the model) or replayed (the real s', r and termination, with the
             model's noise inferred; the model gives the derivatives).
@@ -190,6 +198,7 @@ class SobolevActorCritic(L.LightningModule):
         self.critic = critic(observation_size, action_size)
         check_divergence(self, observation_size, action_size)
         check_risk(self)
+        check_pessimism(self)
         self.policy = policy(observation_size, action_size)
         self.target_critic = target_copy(self.critic)
         self.target_policy = target_copy(self.policy)
@@ -298,6 +307,7 @@ class SobolevActorCritic(L.LightningModule):
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         check_length(self.trainer, self)
+        check_collection(self, data.collect, data.replay.storage.max_size)
         data.attach(self.explore)
         self.begin(data.replay[:] if len(data.replay) else None, not data.collect or data.collector.warmup_steps > 0)
         self._speed.measure(self.trainer.global_step, self.updates)
@@ -341,6 +351,7 @@ class SobolevActorCritic(L.LightningModule):
                 self._numbers.take(updated)
                 self._latest |= updated
             step_schedulers(self)
+            self._adapt_pessimism()
             self._check_numbers(step.batch)
             if report:
                 diagnostics = self.diagnose(Transition(*(x[-1] for x in transitions)))
@@ -378,6 +389,11 @@ class SobolevActorCritic(L.LightningModule):
             polyak_update(self.target_policy, self.policy, self.tau)
 
         return update(self, improve, follow, due)
+
+    def _adapt_pessimism(self) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        own = data.steps_collected - data.collector.warmup_steps
+        self._latest |= adapt_pessimism(self, self.trainer.global_step + 1, data.buffers()["replay"], own)
 
     def target(self, transition: Transition) -> tuple[Tensor, Tensor]:
         """Target samples ``[B, M', D]`` for ``transition [B]``, and the fraction that the bounds changed."""

@@ -1,5 +1,6 @@
 """The Sobolev Bellman operator: samples with gradients, targets, overestimation correction, contraction."""
 
+from dsob_pl.bellman.adaptive_pessimism import AdaptivePessimism, towards_lowest
 from dsob_pl.bellman.operator import (
     StepJacobians,
     affine_backup,
@@ -20,6 +21,7 @@ from dsob_pl.bellman.target import BoundUnit, ReturnBounds, backup, bound_target
 from dsob_pl.bellman.target_smoothing import smoothed_policy
 
 __all__ = [
+    "AdaptivePessimism",
     "BoundUnit",
     "LowerMean",
     "NoCorrection",
@@ -39,6 +41,7 @@ __all__ = [
     "sobolev_samples",
     "sobolev_target",
     "spectral_norm",
+    "towards_lowest",
     "truncate",
     "with_gradients",
 ]

@@ -3,7 +3,6 @@
 from dsob_pl.training.calibration_report import CalibrationReport
 from dsob_pl.training.checkpoint import BestAndLast
 from dsob_pl.training.checkpoint_file import SEEDS_KEY, check_fits, checkpoint_config, read_checkpoint
-from dsob_pl.training.correction_schedule import CorrectionSchedule
 from dsob_pl.training.failure import StopOnNonFiniteLoss, first_non_finite
 from dsob_pl.training.many_seeds import SeedRuns
 from dsob_pl.training.progress import Progress
@@ -15,7 +14,6 @@ __all__ = [
     "SEEDS_KEY",
     "BestAndLast",
     "CalibrationReport",
-    "CorrectionSchedule",
     "Progress",
     "RiskSchedule",
     "SeedRuns",

@@ -1,0 +1,82 @@
+"""Pessimism of the targets that follows the evidence: as much of it as realised returns ask for, and no more."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from dsob_pl.bellman.overestimation import OverestimationCorrection
+from dsob_pl.errors import UsageError
+
+
+def towards_lowest(samples: Tensor, weight: float | Tensor) -> Tensor:
+    """Pools the critics' samples, each moved towards the lowest of the critics' means, without a change of shape.
+
+    The mean of critic e becomes ``(1 - weight) mean_e + weight min_e mean_e``. The gradients move with the returns: by
+    the same part of the way to the mean gradient of the critic whose mean return is the lowest.
+
+    Args:
+        samples: ``[E, B, M, D]`` with the return in component 0.
+        weight: 0 leaves the samples where they are; with 1 all critics have the lowest mean.
+
+    Returns:
+        ``[B, E*M, D]``.
+    """
+    means = samples.mean(-2, keepdim=True)  # [E, B, 1, D]
+    lowest = means[..., :1].argmin(0, keepdim=True)
+    target = means.gather(0, lowest.expand(1, *means.shape[1:]))
+    return (samples - weight * (means - target)).transpose(0, 1).flatten(1, 2)
+
+
+class AdaptivePessimism(nn.Module, OverestimationCorrection):
+    """Moves target samples towards the lowest mean by a weight that recent returns decide.
+
+    Every so many environment steps the agent looks where the returns that it realised of late fall in the law that its
+    critics predict for them. Where they fall below it the weight grows, where they fall above it shrinks, so the mean
+    rank tends to a half: targets are as pessimistic as the critics are too optimistic. The idea is that of adaptively
+    calibrated critics (Dorka et al. 2021), with the disagreement of two critics (Fujimoto et al. 2018) in place of
+    truncation, and ranks, which have no unit, in place of differences of returns.
+
+    Args:
+        initial: weight at the beginning; high, it lets a policy come to be before the law becomes right.
+        rate: most that the weight changes by at one look.
+        every: environment steps from one look to the next.
+        window: how many of the latest transitions are looked at.
+        limit: largest weight; 1 is the lower mean.
+
+    Attributes:
+        weight: the current one (0-d), saved with the agent.
+
+    Raises:
+        UsageError: an option is out of range.
+    """
+
+    weight: Tensor
+
+    def __init__(
+        self, initial: float = 1.0, rate: float = 0.1, every: int = 50, window: int = 500, limit: float = 1.0
+    ) -> None:
+        super().__init__()
+        if not 0 < limit < math.inf:
+            raise UsageError(f"AdaptivePessimism.limit: expected a positive number, got {limit}")
+        if not 0 <= initial <= limit:
+            raise UsageError(f"AdaptivePessimism.initial: expected a number from 0 to limit {limit:g}, got {initial}")
+        if not 0 <= rate < math.inf:
+            raise UsageError(f"AdaptivePessimism.rate: expected a number of at least 0, got {rate}")
+        for name, number in (("every", every), ("window", window)):
+            if number < 1:
+                raise UsageError(f"AdaptivePessimism.{name}: expected at least 1 environment step, got {number}")
+        self.rate, self.every, self.window, self.limit = rate, every, window, limit
+        self.register_buffer("weight", torch.tensor(float(initial)))
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """``[E, B, M, D] -> [B, E*M, D]``; see :func:`towards_lowest`."""
+        return towards_lowest(samples, self.weight)
+
+    @torch.no_grad()
+    def adapt(self, places: Tensor) -> None:
+        """Changes the weight by what realised returns say, given their ranks in the predicted law, in [0, 1]."""
+        change = self.rate * (1 - 2 * places.mean())
+        self.weight.copy_((self.weight + change).clamp(0, self.limit))

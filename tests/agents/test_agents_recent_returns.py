@@ -1,0 +1,200 @@
+"""Recent returns and the law predicted for them: by hand, where the law is right, and in training."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from scipy import stats
+from tensordict import TensorDict
+from tiny import parameters, tiny_agent, tiny_seeds, tiny_trainer
+
+from dsob_pl.agents import SobolevActorCritic
+from dsob_pl.agents.recent_returns import adapt_pessimism, foresight, recent_places, returns_to_go
+from dsob_pl.bellman import AdaptivePessimism, Truncation
+from dsob_pl.critics import Critic, GenerativeCritic
+from dsob_pl.errors import UsageError
+
+GAMMA, ENDS = 0.8, 0.1  # discount, and probability that an episode ends with a step
+
+
+class Law(Critic):
+    """Returns of rewards that are standard normal, independent, and end with probability ENDS at every step."""
+
+    def __init__(self, shift: float = 0.0) -> None:
+        super().__init__()
+        self.ensemble_size, self.noise_size, self.shift = 2, 40, shift
+        self.unused = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, s, a, noise):
+        # Forty steps; the first of each pair of numbers is a reward, the second says whether it was the last.
+        reward, end = noise[..., ::2], torch.special.ndtr(noise[..., 1::2]) < ENDS
+        alive = torch.cat([torch.ones_like(end[..., :1]), ~end[..., :-1]], -1).cumprod(-1)
+        discount = GAMMA ** torch.arange(reward.shape[-1])
+        return (reward * alive * discount).sum(-1) + self.shift + 0 * (s.sum(-1) + a.sum(-1))
+
+
+def agent_with(critic: Critic, **options: object):
+    pessimism = AdaptivePessimism(**{"initial": 0.0, **options})  # type: ignore[arg-type]
+    agent, _ = tiny_agent("dsob_pl/Rotation-v0", 8, gamma=GAMMA, overestimation=pessimism)
+    agent.critic = critic
+    return agent
+
+
+def stretch(n: int, seed: int, time_limit: int = 0) -> TensorDict:
+    draw = torch.Generator().manual_seed(seed)
+    observation = torch.randn(n + 1, 2, generator=draw)
+    ended = torch.rand(n, 1, generator=draw) < ENDS
+    truncated = torch.zeros(n, 1, dtype=torch.bool)
+    if time_limit:
+        truncated[time_limit - 1 :: time_limit] = True
+    following = {
+        "observation": observation[1:], "reward": torch.randn(n, 1, generator=draw),
+        "terminated": ended, "truncated": truncated & ~ended,
+    }  # fmt: skip
+    action = torch.rand(n, 2, generator=draw) * 2 - 1
+    return TensorDict({"observation": observation[:-1], "action": action, "next": TensorDict(following, [n])}, [n])
+
+
+def test_returns_to_go_by_hand(float64):
+    rewards = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
+    terminated = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0])
+    cut = torch.tensor([False, False, True, False, False])
+    rest = torch.tensor([100.0, 100.0, 10.0, 100.0, 20.0])
+    returns = returns_to_go(rewards, terminated, cut, rest, 0.5)
+    # 2 ends; 3 is cut off, 10 standing for what would have followed; 5 is the last row, with 20.
+    assert returns.tolist() == [1 + 0.5 * 2, 2, 3 + 0.5 * 10, 4 + 0.5 * 15, 5 + 0.5 * 20]
+
+
+def test_foresight_is_where_the_rest_counts_for_a_fifth():
+    assert foresight(0.98) == 80
+    assert 0.98**80 <= 0.2 < 0.98**79
+    assert (foresight(0.0), foresight(0.01)) == (1, 1)
+
+
+@pytest.mark.parametrize("time_limit", [0, 7])
+def test_where_the_law_is_right_the_ranks_are_uniform(time_limit, float64):
+    agent = agent_with(Law())
+    drawn = [
+        # Few and far between, of many stretches: neighbours share most of their rewards.
+        recent_places(agent, stretch(60, seed, time_limit), torch.Generator().manual_seed(seed))[::20]
+        for seed in range(400)
+    ]
+    places = torch.cat(drawn)
+    assert len(places) == 400 * 3
+    assert stats.kstest(places.numpy(), "uniform").pvalue > 0.01
+    for shift, way in ((1.0, -1), (-1.0, 1)):
+        moved = recent_places(agent_with(Law(shift)), stretch(400, 0, time_limit), torch.Generator().manual_seed(0))
+        assert way * (moved.mean() - 0.5) > 0.1
+
+
+def test_what_is_too_near_to_the_end_is_not_judged_and_a_gap_is_a_cut(float64):
+    agent = agent_with(Law())
+    draw = torch.Generator().manual_seed(0)
+    assert foresight(GAMMA) == 8
+    assert recent_places(agent, stretch(8, 0), draw) is None
+    assert len(recent_places(agent, stretch(9, 0), draw)) == 1
+    # Rewards of 1,000 behind a gap must not be counted before it; the law lies far below them.
+    first, second = stretch(30, 1), stretch(30, 2)
+    second["next", "reward"] += 1000
+    places = recent_places(agent, torch.cat([first, second]), draw)
+    assert places[:20].mean() < 0.8
+    assert (places[30:] > 0.99).all()
+
+
+class Written:
+    def __init__(self, data: TensorDict) -> None:
+        self.data, self.asked = data, []
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def newest(self, n: int) -> TensorDict:
+        self.asked.append(n)
+        return self.data[len(self.data) - n :]
+
+
+def test_it_looks_when_it_is_due_at_what_the_policy_made_itself():
+    agent = agent_with(Law(shift=5.0), initial=0.2, rate=0.1, every=10, window=50)
+    buffer = Written(stretch(200, 0))
+    assert adapt_pessimism(agent, 15, buffer, own=100) == {}
+    assert adapt_pessimism(agent, 20, buffer, own=0) == {}
+    assert adapt_pessimism(agent, 20, buffer, own=5) == {}  # too few to judge any
+    metrics = adapt_pessimism(agent, 20, buffer, own=30)
+    adapt_pessimism(agent, 30, buffer, own=100)
+    assert buffer.asked == [5, 30, 50]
+    assert metrics["critic/recent_pit"] < 0.05
+    assert metrics["critic/pessimism"] == pytest.approx(0.3, abs=0.01)
+    assert agent.overestimation.weight > metrics["critic/pessimism"]
+    other, _ = tiny_agent("dsob_pl/Rotation-v0", 8, overestimation=Truncation())
+    assert adapt_pessimism(other, 50, buffer, own=100) == {}
+
+
+def build(seed: int = 0, **options: object):
+    own = {
+        "gamma": 0.5,
+        "overestimation": AdaptivePessimism(initial=0.5, rate=0.05, every=4, window=12),
+        "sobolev": "state_action",
+    }
+    return tiny_agent("dsob_pl/Rotation-v0", 8, seed=seed, **{**own, **options})
+
+
+def test_many_seeds_adapt_as_each_alone(tmp_path: Path) -> None:
+    module, data = tiny_seeds(build)
+    tiny_trainer(tmp_path, 30).fit(module, data)
+    weights = []
+    for seed, agent in enumerate(module.agents):
+        single, own = build(seed)
+        trainer = tiny_trainer(tmp_path, 30)
+        trainer.fit(single, own)
+        assert single.overestimation.weight == pytest.approx(float(agent.overestimation.weight), rel=1e-3)
+        assert "critic/pessimism" in single._latest
+        torch.testing.assert_close(parameters(agent), parameters(single), rtol=1e-3, atol=1e-4)
+        weights.append(float(single.overestimation.weight))
+    assert 0.5 not in weights
+    assert weights[0] != weights[1]
+
+
+def test_a_run_that_is_resumed_goes_on_as_it_would_have(tmp_path: Path) -> None:
+    straight, data = build()
+    tiny_trainer(tmp_path, 30).fit(straight, data)
+    first, data = build()
+    trainer = tiny_trainer(tmp_path, 18)
+    trainer.fit(first, data)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    second, data = build()
+    L.seed_everything(5, verbose=False)
+    tiny_trainer(tmp_path, 30).fit(second, data, ckpt_path=str(tmp_path / "half.ckpt"), weights_only=False)
+    assert second.overestimation.weight == straight.overestimation.weight != first.overestimation.weight
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (
+            {"gamma": 0.99},
+            r"AdaptivePessimism\.window: expected more than 161 environment steps with model\.gamma 0\.99",
+        ),
+        ({"critic": partial(GenerativeCritic, members=1)}, r"AdaptivePessimism needs at least 2 critics .*, got 1"),
+    ],
+)
+def test_what_it_cannot_adapt_to_is_refused_in_one_line(options, line) -> None:
+    with pytest.raises(UsageError, match=r"model\.overestimation: " + line):
+        SobolevActorCritic(2, 2, overestimation=AdaptivePessimism(window=100), **{"gamma": 0.9, **options})
+
+
+def test_without_collection_there_is_nothing_to_adapt_to(tmp_path: Path) -> None:
+    agent, data = build(gamma=0.999, overestimation=AdaptivePessimism(window=2000))
+    with pytest.raises(UsageError, match=r"data\.capacity: AdaptivePessimism needs more than 1609 .*, got 1000"):
+        tiny_trainer(tmp_path, 10).fit(agent, data)
+    agent, data = build()
+    data.collect = False
+    with pytest.raises(UsageError, match=r"AdaptivePessimism needs returns of the policy, and data\.collect is false"):
+        tiny_trainer(tmp_path, 10).fit(agent, data)
+    many, both = tiny_seeds(build)
+    both.collect = False
+    with pytest.raises(UsageError, match=r"data\.collect is false"):
+        tiny_trainer(tmp_path, 10).fit(many, both)

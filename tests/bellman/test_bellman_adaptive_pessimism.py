@@ -1,0 +1,89 @@
+"""Pessimism that adapts: the moved samples by hand and against LowerMean, and which way the weight goes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsob_pl.bellman import AdaptivePessimism, LowerMean, NoCorrection, towards_lowest
+from dsob_pl.errors import UsageError
+
+
+def test_samples_move_towards_the_lowest_mean_by_hand(float64):
+    # [E=2, B=2, M=2, D=2]; mean returns 5, 0 and 3.5, 0.5; mean gradients 50, 0 and 7, 1.
+    first = torch.tensor([[[1.0, 10.0], [9.0, 90.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    second = torch.tensor([[[4.0, 8.0], [3.0, 6.0]], [[5.0, 10.0], [-4.0, -8.0]]])
+    moved = towards_lowest(torch.stack([first, second]), 0.5)
+    # Of the first transition the second critic is the lower: the first one's samples move by half of (1.5, 43).
+    assert moved[0].tolist() == [[0.25, -11.5], [8.25, 68.5], [4.0, 8.0], [3.0, 6.0]]
+    assert moved[1].tolist() == [[0.0, 0.0], [0.0, 0.0], [4.75, 9.5], [-4.25, -8.5]]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    seed=st.integers(0, 10_000), members=st.integers(2, 4), count=st.integers(1, 5), weight=st.floats(0, 1),
+)  # fmt: skip
+def test_between_no_correction_and_the_lower_mean_and_of_the_same_shape(seed, members, count, weight):
+    draw = torch.randn(members, 3, count, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    moved = towards_lowest(draw, weight)
+    none, lower = NoCorrection()(draw), LowerMean()(draw)
+    torch.testing.assert_close(moved.mean(1), (1 - weight) * none.mean(1) + weight * lower.mean(1))
+    each, before = moved.view(3, members, count, 4), draw.transpose(0, 1)
+    torch.testing.assert_close(each - each.mean(2, keepdim=True), before - before.mean(2, keepdim=True))
+    assert torch.equal(towards_lowest(draw, 0.0), none)
+    assert (moved[..., 0] <= none[..., 0] + 1e-12).all()
+
+
+def test_the_moved_gradient_is_the_gradient_of_the_moved_return(float64):
+    noise = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(0))
+
+    def returns(a):  # [2, 4, 5], two critics that disagree by more the farther a goes
+        return torch.stack([(a * noise[0] + a**2), (a * noise[1] + torch.sin(3 * a) + 1)])
+
+    a = torch.linspace(-1, 1, 4).unsqueeze(1).expand(4, 5).clone().requires_grad_()
+    (gradient,) = (torch.autograd.functional.jacobian(lambda x: returns(x).sum((1, 2)), a),)
+    samples = torch.stack([returns(a).detach(), gradient], -1)
+    moved = towards_lowest(samples, 0.7)
+
+    # All samples of a transition share its action, so the derivative of a moved return is along all of them.
+    def moved_returns(x):
+        z = returns(x.unsqueeze(1).expand(4, 5))
+        return towards_lowest(z.unsqueeze(-1), 0.7).squeeze(-1)
+
+    action = a[:, 0].detach()
+    own = torch.autograd.functional.jacobian(moved_returns, action)  # [4, 10, 4]
+    torch.testing.assert_close(moved[..., 1], own.diagonal(dim1=0, dim2=2).T)
+
+
+def test_the_weight_goes_against_the_bias_and_stays_within_its_limits(float64):
+    pessimism = AdaptivePessimism(initial=0.5, rate=0.2)
+    pessimism.adapt(torch.tensor([0.0, 0.5]))  # realised below predicted
+    assert pessimism.weight == pytest.approx(0.6)
+    pessimism.adapt(torch.tensor([0.5, 0.5, 0.4, 0.6]))
+    assert pessimism.weight == pytest.approx(0.6)
+    for _ in range(10):
+        pessimism.adapt(torch.ones(3))
+    assert pessimism.weight == 0
+    for _ in range(10):
+        pessimism.adapt(torch.zeros(3))
+    assert pessimism.weight == 1
+    assert pessimism.state_dict() == {"weight": torch.tensor(1.0)}
+    samples = torch.randn(2, 3, 4, 2)
+    assert torch.equal(pessimism(samples), towards_lowest(samples, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"limit": 0.0}, r"limit: expected a positive number, got 0"),
+        ({"initial": 1.5}, r"initial: expected a number from 0 to limit 1, got 1\.5"),
+        ({"rate": float("nan")}, r"rate: expected a number of at least 0, got nan"),
+        ({"every": 0}, r"every: expected at least 1 environment step, got 0"),
+        ({"window": 0}, r"window: expected at least 1 environment step, got 0"),
+    ],
+)
+def test_options_out_of_range_give_one_line(options, line):
+    with pytest.raises(UsageError, match=r"AdaptivePessimism\." + line):
+        AdaptivePessimism(**options)
