@@ -2,23 +2,28 @@
 
     python notebooks/calibration_study.py                 five seeds of each; more than an hour on one core
     python notebooks/calibration_study.py --table         the table from the file, nothing is run
+    python notebooks/calibration_study.py --runs FOLDER   the default's cells, from a sweep of conf/suite/default.yaml there
 
-Each cell is the default of conf/pendulum.yaml, or that under noise or with another divergence, or what the default was
-before; coverage is that of the last evaluation's episodes, which were not seen in training.
+Each cell is the default of conf/pendulum.yaml, or that under noise, or the default without pessimism, that with another
+divergence, or what the default was before; coverage is that of the last evaluation's episodes, which were not seen in
+training.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
+from omegaconf import OmegaConf
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 
-from seed_runs import fit, provenance, study  # noqa: E402
+from seed_runs import finished, fit, own_provenance, provenance, study  # noqa: E402
 
 RESULTS = ROOT / "notebooks" / "results" / "calibration.csv"
 METRICS = ("eval/coverage_50", "eval/coverage_80", "eval/coverage_95", "eval/pit_mean", "eval/crps")
@@ -51,17 +56,34 @@ def overlay(file: str, **trainer: int) -> dict[str, object]:
     return found | ({"trainer": trainer} if trainer else {})
 
 
+def together(*parts: dict[str, object]) -> dict[str, object]:
+    """Overlays as one, the last one counting."""
+    return OmegaConf.to_container(OmegaConf.merge(*parts))  # type: ignore[return-value]
+
+
 EARLIER = "ablation/earlier_default.yaml"
+NONE = overlay("ablation/no_truncation.yaml")
 CELLS: dict[str, dict[str, object]] = {
-    "MMD, unbiased (default)": {},
-    "the default under dynamics noise": overlay("noise/dynamics.yaml"),
-    "the default under observation noise": overlay("noise/observation.yaml"),
-    "MMD, biased": anchored("MMD", estimator="biased"),
-    "max-sliced MMD, direction of the batch": anchored("MaxSlicedMMD", direction="batch"),
-    "max-sliced MMD, direction per transition": anchored("MaxSlicedMMD", direction="transition"),
-    "MMD, unbiased, kernel of the return of bandwidth 50": anchored("MMD", fine=50.0),
+    "default": {},
+    "default, dynamics noise": overlay("noise/dynamics.yaml"),
+    "default, observation noise": overlay("noise/observation.yaml"),
+    "no pessimism": NONE,
+    "no pessimism, dynamics noise": together(NONE, overlay("noise/dynamics.yaml")),
+    "no pessimism, observation noise": together(NONE, overlay("noise/observation.yaml")),
+    "no pessimism, biased": together(NONE, anchored("MMD", estimator="biased")),
+    "no pessimism, max-sliced MMD, direction of the batch": together(NONE, anchored("MaxSlicedMMD", direction="batch")),
+    "no pessimism, max-sliced MMD, direction per transition": together(
+        NONE, anchored("MaxSlicedMMD", direction="transition")
+    ),
+    "no pessimism, kernel of the return of bandwidth 50": together(NONE, anchored("MMD", fine=50.0)),
     "earlier default": overlay(EARLIER, max_steps=1500),
     "earlier default, longer": overlay(EARLIER, max_steps=4000),
+}
+# The same runs in conf/suite/default.yaml.
+SUITE_CELLS = {
+    "default": "pendulum/mmd_adaptive_state_action/none",
+    "default, dynamics noise": "pendulum/mmd_adaptive_state_action/dynamics",
+    "default, observation noise": "pendulum/mmd_adaptive_state_action/observation",
 }
 # Rows of the earlier conf/pendulum.yaml (their commit is in the file), kept for what they show.
 KEPT = (
@@ -74,19 +96,36 @@ KEPT = (
 
 def run(cell: str, seeds: str, folder: Path) -> list[dict[str, object]]:
     """Trains all seeds of a cell in one process; a row for each."""
-    from dsob_pl.tracking.store import mlflow_client
-
     place = folder / str(list(CELLS).index(cell))
     file = folder / f"{place.name}.yaml"
     file.write_text(yaml.safe_dump(CELLS[cell] or {"threads": 1}), encoding="utf-8")
     runs = fit(place, [ROOT / "conf/pendulum.yaml", file], seeds, "--model.compile=true")
-    client = mlflow_client(f"sqlite:///{place / 'mlflow.db'}")
+    return rows(cell, place, runs, provenance)
+
+
+def swept(folder: Path) -> list[dict[str, object]]:
+    """Rows of the cells that a sweep of conf/suite/default.yaml has finished in ``folder``."""
+    runs = finished(folder)
+    return [
+        row
+        for cell, name in SUITE_CELLS.items()
+        for row in rows(cell, folder, [run for run in runs if run.data.tags.get("cell") == name], own_provenance)
+    ]
+
+
+def rows(
+    cell: str, folder: Path, runs: Sequence[Any], source: Callable[[Any], dict[str, object]]
+) -> list[dict[str, object]]:
+    """The last evaluation of each run in ``folder``."""
+    from dsob_pl.tracking.store import mlflow_client
+
+    client = mlflow_client(f"sqlite:///{folder.resolve() / 'mlflow.db'}")
     return [
         {
             "cell": cell,
             "environment_step": client.get_metric_history(found.info.run_id, METRICS[0])[-1].step,
             **{name: f"{found.data.metrics[name]:.6g}" for name in (*METRICS, *MORE)},
-            **provenance(found),
+            **source(found),
         }
         for found in runs
     ]
@@ -97,7 +136,7 @@ def table(rows: list[dict[str, str]]) -> str:
     if not rows:
         return ""
     lines = [
-        "| divergence, in the default of conf/pendulum.yaml | seeds | steps | 50 % interval | 80 % interval | 95 % interval "
+        "| conf/pendulum.yaml | seeds | steps | 50 % interval | 80 % interval | 95 % interval "
         "| mean PIT | CRPS | predicted value | realised |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -116,4 +155,4 @@ def table(rows: list[dict[str, str]]) -> str:
 
 
 if __name__ == "__main__":
-    study(__doc__, list(CELLS), run, table, RESULTS, COLUMNS, seeds="0-4")
+    study(__doc__, list(CELLS), run, table, RESULTS, COLUMNS, seeds="0-4", swept=swept)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from dsob_pl.analysis import read_csv
@@ -22,8 +23,12 @@ RESULTS = Path(__file__).resolve().parent / "results"
 # Return, environment steps.
 GOALS = {"pendulum": (-200, 2500), "inverted_pendulum": (950, 5000), "inverted_double_pendulum": (9000, 15000)}
 DEFAULT_METHOD = "mmd_anchored_state_action"
-# The defaults of conf/pendulum.yaml, now and before, by what they are called in conf/suite/control.yaml.
-DEFAULTS = {"mmd_calibrated_state_action": "now", DEFAULT_METHOD: "before"}
+# The default of conf/pendulum.yaml, and what it was: suite in conf/suite/, method there, and as the table names it.
+DEFAULTS = [
+    ("default", "mmd_adaptive_state_action", "now"),
+    ("control", "mmd_calibrated_state_action", "without pessimism"),
+    ("control", DEFAULT_METHOD, "before"),
+]
 FACTORS_AT = 500  # environment steps that all fits of summit_factors.csv have reached
 
 
@@ -57,31 +62,33 @@ def factor_table() -> str:
 
 def control_table() -> str:
     """When each seed of the small control tasks first met its goal under each noise, and where it ended; defaults only."""
-    results = read_csv(RESULTS / "compare" / "control")
-    complete = results.cells[results.cells["state"] == "complete"]
-    whole = set(zip(complete["task"], complete["noise"], complete["method"]))
+    suites = {name: read_csv(RESULTS / "compare" / name) for name, _, _ in DEFAULTS}
     names = [
         "task", "noise", "default", "goal", "seeds that met it", "first evaluation that did, in environment steps",
         "at the end",
     ]  # fmt: skip
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    for task, noise, method in itertools.product(GOALS, ("none", "observation", "dynamics"), DEFAULTS):
-        if (task, noise, method) not in whole:
+    for task, noise, (suite, method, label) in itertools.product(GOALS, ("none", "observation", "dynamics"), DEFAULTS):
+        own = {"task": task, "noise": noise, "method": method}
+        cells, curves = (_where(table, own) for table in (suites[suite].cells, suites[suite].curves))
+        if not (cells["state"] == "complete").any():
             continue
         goal, within = GOALS[task]
-        own = (results.curves["task"] == task) & (results.curves["noise"] == noise)
-        curves = results.curves[own & (results.curves["method"] == method)]
         last = curves[curves["environment_step"] == curves["environment_step"].max()]
         met = curves[(curves["eval/return_mean"] >= goal) & (curves["environment_step"] <= within)]
         first = sorted(met.groupby("seed")["environment_step"].min())
         end = interval(estimate(interquartile_mean, [last["eval/return_mean"].to_numpy()]))
         many = curves["seed"].nunique()
         when = f"{first[0]:,} to {first[-1]:,}" if first else ""
-        cells = [task, noise, DEFAULTS[method], f"{goal:,} within {within:,}", f"{len(first)} of {many}", when]
+        row = [task, noise, label, f"{goal:,} within {within:,}", f"{len(first)} of {many}", when]
         still = int((last["eval/return_mean"] >= goal).sum())
         step = f"{last['environment_step'].iloc[0]:,}"
-        lines.append(f"| {' | '.join(cells)} | {end} at {step}; {still} of {many} still meet it |")
+        lines.append(f"| {' | '.join(row)} | {end} at {step}; {still} of {many} still meet it |")
     return "\n".join(lines)
+
+
+def _where(table: pd.DataFrame, own: dict[str, str]) -> pd.DataFrame:
+    return table[np.logical_and.reduce([table[name] == value for name, value in own.items()])]
 
 
 def control_methods_table() -> str:
@@ -110,11 +117,16 @@ def control_methods_table() -> str:
 
 
 def control_factors_table() -> str:
-    """What the calibrated default lacks on InvertedPendulum under observation noise, one factor at a time."""
+    """What the default without pessimism lacks on InvertedPendulum under observation noise, one factor at a time."""
     control = read_csv(RESULTS / "compare" / "control").curves
     own = (control["task"] == "inverted_pendulum") & (control["noise"] == "observation") & (control["seed"] < 5)
     parts = [pd.read_csv(RESULTS / "control_factors.csv")]
-    for method, setting in (("mmd_calibrated_state_action", "as it is"), (DEFAULT_METHOD, "before")):
+    defaults = {
+        "mmd_calibrated_state_action": "without pessimism",
+        "mmd_adaptive_state_action": "now: pessimism that adapts",
+        DEFAULT_METHOD: "before",
+    }
+    for method, setting in defaults.items():
         rows = control[own & (control["method"] == method)].rename(columns={"eval/return_mean": "return_mean"})
         parts.insert(-1, rows.assign(factor="default", setting=setting))
     lines = ["| factor | setting | seeds | met 950 | return after 3,000 environment steps |", "|---|---|---|---|---|"]

@@ -1,45 +1,56 @@
-"""Draws the evaluation returns of all runs of some experiments, one panel each: the figure of the README.
+"""Draws how the default of conf/pendulum.yaml learns its tasks under each noise: the figure of the README.
 
-Usage, in the folder of mlflow.db: python notebooks/learning_curves.py OUT.png EXPERIMENT [EXPERIMENT ...]
-FOLDER:EXPERIMENT is one of the database in another folder.
+    python notebooks/learning_curves.py
+
+From results/compare/default/, the tables that `report` writes after a sweep of conf/suite/default.yaml; nothing is run.
 """
 
+from __future__ import annotations
+
 import sys
+from pathlib import Path
 
-import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from mlflow import MlflowClient
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 
-TITLES = {"control": "InvertedPendulum-v5"}  # of suites
+from compare_tables import GOALS, RESULTS  # noqa: E402
+
+from dsob_pl.analysis import read_csv  # noqa: E402
+from dsob_pl.analysis.panels import new_figure  # noqa: E402
+from dsob_pl.analysis.statistics import interquartile_mean  # noqa: E402
+
+TITLES = {
+    "pendulum": "Pendulum-v1",
+    "inverted_pendulum": "InvertedPendulum-v5",
+    "inverted_double_pendulum": "InvertedDoublePendulum-v5",
+}
+COLOURS = {"none": "#1b6ca8", "observation": "#c8553d", "dynamics": "#5b8c5a"}
 
 
-def curves(client: MlflowClient, experiment: str) -> dict[str, list[tuple[int, float]]]:
-    """Evaluation returns by seed: ``(environment step, mean return)``, of the finished runs."""
-    identifier = client.get_experiment_by_name(experiment).experiment_id
-    runs = client.search_runs([identifier], filter_string="attributes.status = 'FINISHED'")
-    runs = [run for run in runs if "seed" in run.data.tags]  # a parent of many seeds has none
-    histories = {r.data.tags["seed"]: client.get_metric_history(r.info.run_id, "eval/return_mean") for r in runs}
-    return {seed: [(point.step, point.value) for point in history] for seed, history in sorted(histories.items())}
-
-
-def main(out: str, experiments: list[str]) -> None:
-    """Writes the figure to ``out``."""
-    size = (4.6 * len(experiments), 3.2)
-    figure, axes = plt.subplots(1, len(experiments), figsize=size, squeeze=False, constrained_layout=True)
-    for axis, place in zip(axes[0], experiments):
-        folder, _, experiment = place.rpartition(":")
-        by_seed = curves(MlflowClient(f"sqlite:///{folder or '.'}/mlflow.db"), experiment)
-        for seed, points in by_seed.items():
-            axis.plot(*zip(*points), marker="o", markersize=2.5, linewidth=1.2, label=f"seed {seed}")
-            print(experiment, "seed", seed, points)
-        axis.set(title=TITLES.get(experiment, experiment), xlabel="environment steps")
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, fontsize=7, ncols=2)
+def figure(curves: pd.DataFrame) -> Figure:
+    """A panel for each task: every seed a thin line, their interquartile mean a thick one, for each noise a colour."""
+    tasks = [task for task in TITLES if (curves["task"] == task).any()]
+    drawn, axes = new_figure(1, len(tasks), (3.9 * len(tasks), 3.2))
+    for axis, task in zip(axes[0], tasks):
+        for noise, colour in COLOURS.items():
+            own = curves[(curves["task"] == task) & (curves["noise"] == noise)]
+            if own.empty:
+                continue
+            by_seed = own.pivot(index="environment_step", columns="seed", values="eval/return_mean")
+            axis.plot(by_seed.index, by_seed, color=colour, linewidth=0.6, alpha=0.35)
+            middle = interquartile_mean([by_seed.to_numpy()])
+            label = "no noise" if noise == "none" else f"{noise} noise"
+            axis.plot(by_seed.index, middle, color=colour, linewidth=2, label=label)
+        axis.axhline(GOALS[task][0], color="0.4", linewidth=0.8, linestyle=":")
+        axis.set(title=TITLES[task], xlabel="environment steps")
+        axis.legend(frameon=False, fontsize=8)
     axes[0][0].set_ylabel("mean evaluation return")
-    figure.savefig(out, dpi=130)
+    return drawn
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    place = ROOT / "notebooks" / "figures" / "learning_curves.png"
+    figure(read_csv(RESULTS / "compare" / "default").curves).savefig(place, dpi=130)

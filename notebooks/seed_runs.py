@@ -77,6 +77,7 @@ def study(
     results: Path,
     columns: Sequence[str],
     seeds: str,
+    swept: Callable[[Path], list[dict[str, object]]] | None = None,
 ) -> None:
     """The command line of a study: runs the cells asked for, keeps the other rows of the file, prints the table.
 
@@ -88,13 +89,18 @@ def study(
         results: the file.
         columns: of it, "cell" and "seed" among them.
         seeds: by default.
+        swept: rows of runs that were made before in a folder, where the study can take such; ``--runs``.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default=seeds)
     parser.add_argument("--only", default="", help="cells whose name contains this")
     parser.add_argument("--table", action="store_true")
+    if swept is not None:
+        parser.add_argument("--runs", type=Path, help="a folder in which a sweep has finished; nothing is trained")
     options = parser.parse_args()
-    if not options.table:
+    if swept is not None and options.runs is not None:
+        keep(results, columns, ["cell", "seed"], swept(options.runs))
+    elif not options.table:
         with tempfile.TemporaryDirectory(prefix=f"{results.stem}_") as folder:
             for cell in (name for name in cells if options.only in name):
                 keep(results, columns, ["cell", "seed"], run(cell, options.seeds, Path(folder)))
