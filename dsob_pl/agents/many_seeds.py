@@ -113,6 +113,7 @@ class ManySeeds(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Connects exploration; the running scales begin with transitions already at hand."""
+        self._latest = {name: value.to(self.device) for name, value in self._latest.items()}
         self.stack.stack_buffers()  # a model may have got some from its environment, and the device is decided now
         data = self._data
         check_length(self.trainer, self.agents[0])
@@ -254,9 +255,8 @@ class ManySeeds(L.LightningModule):
             self.stack.copy_buffers(network, f"target_{network}")
 
     def _adapt_pessimism(self) -> None:
-        data, step = self._data, self.trainer.global_step + 1
-        own = data.steps_collected - data.warmup_steps
-        each = [adapt_pessimism(agent, step, data.replay.row(i), own) for i, agent in enumerate(self.agents)]
+        step, replay = self.trainer.global_step + 1, self._data.replay
+        each = [adapt_pessimism(agent, step, replay.row(i)) for i, agent in enumerate(self.agents)]
         for name in {name for own in each for name in own}:
             # A seed of whose episodes too many were held out cannot be judged yet: NaN, which is not reported.
             unknown = self._latest.get(name, torch.full((len(each),), math.nan, device=self.device))

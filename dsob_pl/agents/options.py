@@ -69,10 +69,16 @@ def check_pessimism(agent: Any) -> None:
         return
     if agent.critic.ensemble_size < 2:
         raise UsageError("model.overestimation: AdaptivePessimism needs at least 2 critics (critic members), got 1")
-    if correction.window <= foresight(agent.gamma):
+    if not agent.critic.noise_size:
         raise UsageError(
-            f"model.overestimation: AdaptivePessimism.window: expected more than {foresight(agent.gamma)} environment "
-            f"steps with model.gamma {agent.gamma:g}, got {correction.window}"
+            "model.overestimation: AdaptivePessimism needs a law of the return, and a deterministic critic "
+            "(noise_size 0) has none; use dsob_pl.bellman.LowerMean"
+        )
+    least = 2 * foresight(agent.gamma)  # half of it is judged
+    if correction.window < least:
+        raise UsageError(
+            f"model.overestimation: AdaptivePessimism.window: expected at least {least} environment steps with "
+            f"model.gamma {agent.gamma:g}, got {correction.window}"
         )
 
 
@@ -85,10 +91,11 @@ def check_collection(agent: Any, collects: bool, capacity: int) -> None:
             "model.overestimation: AdaptivePessimism needs returns of the policy, and data.collect is false; "
             "use e.g. dsob_pl.bellman.Truncation"
         )
-    if capacity <= foresight(agent.gamma):
+    least = 2 * foresight(agent.gamma)
+    if capacity < least:
         raise UsageError(
-            f"data.capacity: AdaptivePessimism needs more than {foresight(agent.gamma)} transitions with model.gamma "
-            f"{agent.gamma:g}, got {capacity}"
+            f"data.capacity: AdaptivePessimism needs at least {least} transitions with model.gamma {agent.gamma:g}, "
+            f"got {capacity}"
         )
 
 

@@ -21,7 +21,12 @@ _STATES, _SAMPLES = 128, 32  # transitions judged at most, and samples of each m
 
 
 class Buffer(Protocol):
-    """A replay buffer that knows the order in which it was written."""
+    """A replay buffer that knows the order in which it was written, and how many transitions ever were."""
+
+    @property
+    def total(self) -> int:
+        """Transitions ever written."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -63,7 +68,9 @@ def recent_places(agent: SobolevActorCritic, recent: TensorDictBase, generator: 
 
     Transitions so near to the end of the stretch that what is yet to come counts for more than a fifth of itself are
     not judged, whatever became of their episode: else those whose episode has ended, often badly, would be judged
-    first. What was not seen to its end is completed by a draw of the predicted law.
+    first. What was not seen to its end is completed by a draw of the predicted law, which pulls the ranks before a time
+    limit towards even ones. Realised returns have exploration noise in them and are of the policy as it was: ranks are
+    low where that costs more than the predicted law is wide.
 
     Args:
         agent: whose critics predict.
@@ -84,8 +91,9 @@ def recent_places(agent: SobolevActorCritic, recent: TensorDictBase, generator: 
         return drawn.expand(members, *drawn.shape)
 
     following = agent.critic(*full_rows(t.s_next, agent.policy(t.s_next), noise(len(t.r))))
-    each = torch.arange(len(t.r), device=agent.device)
-    rest = following[each % members, each]  # one critic's draw for each, in turn
+    # One critic's draw for each. Not in turn: time limits are even, and all cuts would get the same critic's.
+    whose = torch.randint(members, (len(t.r),), device=agent.device, generator=generator)
+    rest = following.gather(0, whose.unsqueeze(0)).squeeze(0)
     after, before = recent["next", "observation"][:-1], recent["observation"][1:]
     cut = recent["next", "truncated"].squeeze(-1).clone()
     cut[:-1] |= (after != before).any(-1)  # episodes that were held out or dropped leave a gap
@@ -96,22 +104,26 @@ def recent_places(agent: SobolevActorCritic, recent: TensorDictBase, generator: 
     return probability_integral_transform(predicted, realised[judged].to(predicted))
 
 
-def adapt_pessimism(agent: SobolevActorCritic, step: int, buffer: Buffer, own: int) -> dict[str, Tensor]:
+def adapt_pessimism(agent: SobolevActorCritic, step: int, buffer: Buffer) -> dict[str, Tensor]:
     """Where it is due, lets recent returns decide on the pessimism of the targets.
+
+    The first time that it is due is where the agent's own transitions are taken to begin: what is in the buffer by then
+    may be of the warm-up, or of another policy.
 
     Args:
         agent: whose ``overestimation`` may be adaptive; its weight changes.
-        step: environment step that has just been made.
+        step: environment step that has just been made, updates included.
         buffer: its replay.
-        own: transitions ever made by its own policy, without those of the warm-up.
 
     Returns:
-        0-d metrics by logged name; none where nothing was looked at.
+        0-d metrics by logged name; none where nothing could be judged.
     """
     correction = agent.overestimation
     if not isinstance(correction, AdaptivePessimism) or step % correction.every:
         return {}
-    count = min(correction.window, own, len(buffer))
+    if correction.begun < 0:
+        correction.begun.fill_(buffer.total)
+    count = min(correction.window, buffer.total - int(correction.begun), len(buffer))
     # A generator of its own: how often one looks must not move the noise of training.
     generator = torch.Generator(agent.device).manual_seed(agent.updates)
     places = recent_places(agent, buffer.newest(count), generator) if count > 0 else None

@@ -6,6 +6,7 @@ One training step is one environment step and all of its updates. What an update
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable
@@ -192,7 +193,7 @@ class SobolevActorCritic(L.LightningModule):
             few = min(self.samples, self.target_samples) < 4  # too few to halve
             divergence = MaxSlicedMMD(Multiquadric(10.0), direction="batch" if few else "cross_fitted")
         self.divergence = divergence
-        self.overestimation = Truncation() if overestimation is None else overestimation
+        self.overestimation = Truncation() if overestimation is None else copy.deepcopy(overestimation)  # it may adapt
         self.risk = Mean() if risk is None else risk
         self.scales = Scales(observation_size, gamma, return_range, normalize_observations)
         self.critic = critic(observation_size, action_size)
@@ -391,9 +392,8 @@ class SobolevActorCritic(L.LightningModule):
         return update(self, improve, follow, due)
 
     def _adapt_pessimism(self) -> None:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        own = data.steps_collected - data.collector.warmup_steps
-        self._latest |= adapt_pessimism(self, self.trainer.global_step + 1, data.buffers()["replay"], own)
+        replay = self.trainer.datamodule.buffers()["replay"]  # type: ignore[attr-defined]
+        self._latest |= adapt_pessimism(self, self.trainer.global_step + 1, replay)
 
     def target(self, transition: Transition) -> tuple[Tensor, Tensor]:
         """Target samples ``[B, M', D]`` for ``transition [B]``, and the fraction that the bounds changed."""

@@ -59,8 +59,9 @@ def _targets(source: str, model: str) -> str:
 
 
 def _with_options(params: Mapping[str, str], key: str) -> str:
-    """The part and the values of its own options, such as ``CVaR 0.1 lower``."""
-    options = [value for name, value in sorted(params.items()) if name.startswith(f"{key}.")]
+    """The part and the values of its own options, such as ``CVaR 0.1 lower``; more than two are named."""
+    own = {name.removeprefix(f"{key}."): value for name, value in sorted(params.items()) if name.startswith(f"{key}.")}
+    options = [f"{name}={value}" for name, value in own.items()] if len(own) > 2 else own.values()
     return " ".join([_part(params, key), *options])
 
 

@@ -34,10 +34,11 @@ class AdaptivePessimism(nn.Module, OverestimationCorrection):
     """Moves target samples towards the lowest mean by a weight that recent returns decide.
 
     Every so many environment steps the agent looks where the returns that it realised of late fall in the law that its
-    critics predict for them. Where they fall below it the weight grows, where they fall above it shrinks, so the mean
-    rank tends to a half: targets are as pessimistic as the critics are too optimistic. The idea is that of adaptively
-    calibrated critics (Dorka et al. 2021), with the disagreement of two critics (Fujimoto et al. 2018) in place of
-    truncation, and ranks, which have no unit, in place of differences of returns.
+    critics predict for them. Where they rank below a half on average the weight grows, where above it shrinks, within 0
+    and a limit: the law may still lie too low when nothing is left to take away. Returns of training have exploration
+    noise in them, so where that costs much the weight stays high. The idea is that of adaptively calibrated critics
+    (Dorka et al. 2021), with the disagreement of two critics (Fujimoto et al. 2018) in place of truncation, and ranks,
+    which have no unit, in place of differences of returns.
 
     Args:
         initial: weight at the beginning; high, it lets a policy come to be before the law becomes right.
@@ -48,12 +49,14 @@ class AdaptivePessimism(nn.Module, OverestimationCorrection):
 
     Attributes:
         weight: the current one (0-d), saved with the agent.
+        begun: transitions that its replay had ever been given at the first look (0-d); below 0 there was none yet.
 
     Raises:
         UsageError: an option is out of range.
     """
 
     weight: Tensor
+    begun: Tensor
 
     def __init__(
         self, initial: float = 1.0, rate: float = 0.1, every: int = 50, window: int = 500, limit: float = 1.0
@@ -70,6 +73,7 @@ class AdaptivePessimism(nn.Module, OverestimationCorrection):
                 raise UsageError(f"AdaptivePessimism.{name}: expected at least 1 environment step, got {number}")
         self.rate, self.every, self.window, self.limit = rate, every, window, limit
         self.register_buffer("weight", torch.tensor(float(initial)))
+        self.register_buffer("begun", torch.tensor(-1))
 
     def forward(self, samples: Tensor) -> Tensor:
         """``[E, B, M, D] -> [B, E*M, D]``; see :func:`towards_lowest`."""

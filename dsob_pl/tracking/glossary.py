@@ -20,7 +20,7 @@ GLOSSARY: dict[str, str] = {
     "outside of the range that rewards and discount allow, in widths of it; negative below",
     "critic/clipped_fraction": "fraction of target samples that the bounds on possible returns changed",
     "critic/pessimism": "weight of the targets' pessimism where it adapts (AdaptivePessimism); 1 is the lower mean",
-    "critic/recent_pit": "mean rank, 0 to 1, of recent training returns in their predicted law; 0.5 is unbiased",
+    "critic/recent_pit": "mean rank of recent training returns in their predicted law; above 0.5 that lies too low",
     "critic/grad_norm": "global norm of the critics' parameter gradient before clipping",
     "policy/loss": "minus the predicted return of the policy's own actions, its mean or that of model.risk",
     "policy/grad_norm": "global norm of the policy's parameter gradient before clipping",

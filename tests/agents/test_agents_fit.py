@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from tensordict import TensorDict
 
 from dsob_pl.agents import SobolevActorCritic
+from dsob_pl.bellman import AdaptivePessimism
 from dsob_pl.critics import GenerativeCritic
 from dsob_pl.data import ReplayDataModule, save_replay
 from dsob_pl.errors import RunFailed, UsageError
@@ -51,7 +52,8 @@ def parameters(agent):
 
 @pytest.mark.parametrize("source", ["imagined", "replayed"])
 def test_a_fit_counts_environment_steps_and_logs_the_glossary(tmp_path, source):
-    agent, data = build(target_source=source, sobolev="state_action", gamma=0.9)
+    pessimism = AdaptivePessimism(every=5, window=10)
+    agent, data = build(target_source=source, sobolev="state_action", gamma=0.7, overestimation=pessimism)
     run = trainer(tmp_path)
     run.fit(agent, data)
     assert run.global_step == data.steps_collected == 40

@@ -16,6 +16,7 @@ from dsob_pl.agents import SobolevActorCritic
 from dsob_pl.agents.recent_returns import adapt_pessimism, foresight, recent_places, returns_to_go
 from dsob_pl.bellman import AdaptivePessimism, Truncation
 from dsob_pl.critics import Critic, GenerativeCritic
+from dsob_pl.data import ReplayDataModule
 from dsob_pl.errors import UsageError
 
 GAMMA, ENDS = 0.8, 0.1  # discount, and probability that an episode ends with a step
@@ -106,31 +107,49 @@ def test_what_is_too_near_to_the_end_is_not_judged_and_a_gap_is_a_cut(float64):
 
 
 class Written:
+    """A buffer of ``total`` transitions so far."""
+
     def __init__(self, data: TensorDict) -> None:
-        self.data, self.asked = data, []
+        self.data, self.total, self.asked = data, 0, []
 
     def __len__(self) -> int:
-        return len(self.data)
+        return min(self.total, 100)
 
     def newest(self, n: int) -> TensorDict:
         self.asked.append(n)
-        return self.data[len(self.data) - n :]
+        return self.data[self.total - n : self.total]
 
 
 def test_it_looks_when_it_is_due_at_what_the_policy_made_itself():
     agent = agent_with(Law(shift=5.0), initial=0.2, rate=0.1, every=10, window=50)
-    buffer = Written(stretch(200, 0))
-    assert adapt_pessimism(agent, 15, buffer, own=100) == {}
-    assert adapt_pessimism(agent, 20, buffer, own=0) == {}
-    assert adapt_pessimism(agent, 20, buffer, own=5) == {}  # too few to judge any
-    metrics = adapt_pessimism(agent, 20, buffer, own=30)
-    adapt_pessimism(agent, 30, buffer, own=100)
-    assert buffer.asked == [5, 30, 50]
-    assert metrics["critic/recent_pit"] < 0.05
-    assert metrics["critic/pessimism"] == pytest.approx(0.3, abs=0.01)
-    assert agent.overestimation.weight > metrics["critic/pessimism"]
+    buffer, told = Written(stretch(200, 0)), {}
+    for step in range(21, 130):  # the first twenty are random
+        buffer.total = step
+        if metrics := adapt_pessimism(agent, step, buffer):
+            told[step] = metrics
+    # Due at 30 for the first time, where its own transitions begin; ten of them are the first that can be judged.
+    assert buffer.asked == [10, 20, 30, 40, 50, 50, 50, 50, 50]
+    assert list(told) == [40, 50, 60, 70, 80, 90, 100, 110, 120]
+    assert told[40]["critic/recent_pit"] < 0.1
+    assert told[40]["critic/pessimism"] == pytest.approx(0.3, abs=0.02)
+    assert agent.overestimation.weight == told[120]["critic/pessimism"] > 0.9
     other, _ = tiny_agent("dsob_pl/Rotation-v0", 8, overestimation=Truncation())
-    assert adapt_pessimism(other, 50, buffer, own=100) == {}
+    assert adapt_pessimism(other, 50, buffer) == {}
+
+
+class Torn(Law):
+    """Two critics that are wrong by as much, one way and the other."""
+
+    def forward(self, s, a, noise):
+        shift = torch.tensor([3.0, -3.0]).view(2, *[1] * (noise.ndim - 2))
+        return super().forward(s, a, noise) + shift
+
+
+def test_what_completes_a_cut_episode_is_of_all_critics(float64):
+    # Every second transition is cut, so it is always an odd one that is completed.
+    agent = agent_with(Torn())
+    drawn = [recent_places(agent, stretch(400, k, 2), torch.Generator().manual_seed(k)) for k in range(30)]
+    assert torch.cat(drawn).mean() == pytest.approx(0.5, abs=0.03)
 
 
 def build(seed: int = 0, **options: object):
@@ -142,13 +161,19 @@ def build(seed: int = 0, **options: object):
     return tiny_agent("dsob_pl/Rotation-v0", 8, seed=seed, **{**own, **options})
 
 
-def test_many_seeds_adapt_as_each_alone(tmp_path: Path) -> None:
-    module, data = tiny_seeds(build)
-    tiny_trainer(tmp_path, 30).fit(module, data)
+@pytest.mark.parametrize("holdout", [0.0, 0.5])
+def test_many_seeds_adapt_as_each_alone(holdout: float, tmp_path: Path) -> None:
+    def held_out(seed: int):
+        agent, data = build(seed)
+        options = {"holdout_fraction": holdout, "seed": seed}
+        return agent, ReplayDataModule(data.env_id, {"max_episode_steps": 8}, 1000, 8, 3, 5, 1, **options)
+
+    module, data = tiny_seeds(held_out)
+    tiny_trainer(tmp_path, 45).fit(module, data)
     weights = []
     for seed, agent in enumerate(module.agents):
-        single, own = build(seed)
-        trainer = tiny_trainer(tmp_path, 30)
+        single, own = held_out(seed)
+        trainer = tiny_trainer(tmp_path, 45)
         trainer.fit(single, own)
         assert single.overestimation.weight == pytest.approx(float(agent.overestimation.weight), rel=1e-3)
         assert "critic/pessimism" in single._latest
@@ -169,6 +194,7 @@ def test_a_run_that_is_resumed_goes_on_as_it_would_have(tmp_path: Path) -> None:
     L.seed_everything(5, verbose=False)
     tiny_trainer(tmp_path, 30).fit(second, data, ckpt_path=str(tmp_path / "half.ckpt"), weights_only=False)
     assert second.overestimation.weight == straight.overestimation.weight != first.overestimation.weight
+    assert second.overestimation.begun == straight.overestimation.begun == 8
 
 
 @pytest.mark.parametrize(
@@ -176,7 +202,7 @@ def test_a_run_that_is_resumed_goes_on_as_it_would_have(tmp_path: Path) -> None:
     [
         (
             {"gamma": 0.99},
-            r"AdaptivePessimism\.window: expected more than 161 environment steps with model\.gamma 0\.99",
+            r"AdaptivePessimism\.window: expected at least 322 environment steps with model\.gamma 0\.99",
         ),
         ({"critic": partial(GenerativeCritic, members=1)}, r"AdaptivePessimism needs at least 2 critics .*, got 1"),
     ],
@@ -187,8 +213,8 @@ def test_what_it_cannot_adapt_to_is_refused_in_one_line(options, line) -> None:
 
 
 def test_without_collection_there_is_nothing_to_adapt_to(tmp_path: Path) -> None:
-    agent, data = build(gamma=0.999, overestimation=AdaptivePessimism(window=2000))
-    with pytest.raises(UsageError, match=r"data\.capacity: AdaptivePessimism needs more than 1609 .*, got 1000"):
+    agent, data = build(gamma=0.999, overestimation=AdaptivePessimism(window=4000))
+    with pytest.raises(UsageError, match=r"data\.capacity: AdaptivePessimism needs at least 3218 .*, got 1000"):
         tiny_trainer(tmp_path, 10).fit(agent, data)
     agent, data = build()
     data.collect = False

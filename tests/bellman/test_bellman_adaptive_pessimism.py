@@ -69,7 +69,7 @@ def test_the_weight_goes_against_the_bias_and_stays_within_its_limits(float64):
     for _ in range(10):
         pessimism.adapt(torch.zeros(3))
     assert pessimism.weight == 1
-    assert pessimism.state_dict() == {"weight": torch.tensor(1.0)}
+    assert pessimism.state_dict() == {"weight": torch.tensor(1.0), "begun": torch.tensor(-1)}
     samples = torch.randn(2, 3, 4, 2)
     assert torch.equal(pessimism(samples), towards_lowest(samples, 1.0))
 
