@@ -31,7 +31,7 @@ def finished(place: Path) -> list[Any]:
 
     client = mlflow_client(f"sqlite:///{place.resolve() / 'mlflow.db'}")
     runs = all_runs(client, [experiment.experiment_id for experiment in client.search_experiments()])
-    runs = [run for run in runs if run.info.status == "FINISHED"]
+    runs = [run for run in runs if run.info.status == "FINISHED" and "seed" in run.data.tags]
     own_runs = [run for run in runs if PARENT_TAG in run.data.tags] or runs  # a single seed has no parent
     return sorted(own_runs, key=lambda run: int(run.data.tags["seed"]))
 
