@@ -39,7 +39,10 @@ MODEL = {
     "divergence_margin": st.sampled_from([None, 0.1, 1.5]),
     "policy_optimizer": st.sampled_from([None, {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}]),
     "overestimation": st.sampled_from(
-        [f"dsob_pl.bellman.{n}" for n in ("Truncation", "LowerMean", "NoCorrection", "AdaptivePessimism")]
+        [
+            *(f"dsob_pl.bellman.{n}" for n in ("Truncation", "LowerMean", "NoCorrection")),
+            {"class_path": "dsob_pl.bellman.AdaptivePessimism", "init_args": {"every": 1}},
+        ]
     ),
 }
 DATA = {

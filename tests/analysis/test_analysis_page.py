@@ -131,6 +131,18 @@ def test_a_suite_in_which_nothing_has_ended_has_no_comparison():
             {"samples": "4", "risk": "x.CVaR", "risk.alpha": "0.1", "risk.tail": "lower"},
             "imagined by CVAE, 4 draws; Truncation; ascends CVaR 0.1 lower",
         ),
+        (
+            "imagined",
+            "x.CVAE",
+            {
+                "samples": "4",
+                "overestimation": "x.AdaptivePessimism",
+                "overestimation.rate": "0.1",
+                "overestimation.every": "50",
+                "overestimation.limit": "1.0",
+            },
+            "imagined by CVAE, 4 draws; AdaptivePessimism every=50 limit=1.0 rate=0.1",
+        ),
     ],
 )
 def test_the_data_setting_in_words(source, model, more, words):
