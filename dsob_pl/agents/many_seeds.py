@@ -354,8 +354,9 @@ class ManySeeds(L.LightningModule):
     def _reports(self, transition: Transition) -> list[Metrics]:
         """What every seed reports at the logging cadence, ``transition [S, B]`` being the last batch."""
         speed = self._speed.measure(self.trainer.global_step + 1, self.updates)
+        unknown = torch.stack(list(self._latest.values())).isnan().tolist()  # asks the device once, for all
         reports = [
-            {name: values[i] for name, values in self._latest.items() if not values[i].isnan()}
+            {name: values[i] for (name, values), missing in zip(self._latest.items(), unknown) if not missing[i]}
             | agent.diagnose(Transition(*(x[i] for x in transition)))
             | speed
             for i, agent in enumerate(self.agents)
