@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import time
+import uuid
 from collections.abc import Sequence
 from concurrent.futures import Future
 from importlib.util import find_spec
+from pathlib import Path
 from threading import Event
 from typing import Any
 
 from dsob_pl.errors import UsageError
 from dsob_pl.experiments.schedule import Watch, run_jobs
 from dsob_pl.experiments.worker import Job, Outcome, run_cell
+
+_POLL_SECONDS = 0.2
 
 
 def check_ray() -> None:
@@ -37,6 +42,8 @@ def run_ray(threads: int, jobs: Sequence[Job], stop: Event, watch: Watch) -> dic
         UsageError: Ray is not installed, cannot be reached, or has no machine with so many CPUs.
     """
     check_ray()
+    if not jobs:
+        return {}
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a research run does not phone home
@@ -53,27 +60,57 @@ def run_ray(threads: int, jobs: Sequence[Job], stop: Event, watch: Watch) -> dic
             raise UsageError(
                 f"sweep: threads: no machine of the Ray cluster has {threads} CPUs; the largest has {most}"
             )
-        return _run(ray, ray.remote(num_cpus=threads, max_retries=0)(run_cell), jobs, stop, watch)
+        return _run(ray, threads, jobs, stop, watch)
     finally:
         if ours:
             ray.shutdown()
 
 
-def _run(ray: Any, task: Any, jobs: Sequence[Job], stop: Event, watch: Watch) -> dict[str, Outcome]:
+class StopFile:
+    """An event that is set in all processes that see a folder: the file is there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def set(self) -> None:
+        """Sets it for good."""
+        self.path.touch()
+
+    def is_set(self) -> bool:
+        """Whether the file is there."""
+        return self.path.exists()
+
+    def wait(self, timeout: float) -> bool:
+        """Waits so many seconds at most until it is set; whether it is."""
+        end = time.monotonic() + timeout
+        while not self.is_set() and time.monotonic() < end:
+            time.sleep(min(_POLL_SECONDS, max(end - time.monotonic(), 0)))
+        return self.is_set()
+
+
+def _run(ray: Any, threads: int, jobs: Sequence[Job], stop: Event, watch: Watch) -> dict[str, Outcome]:
+    task = ray.remote(num_cpus=threads, max_retries=0)(run_cell)
+    told = StopFile(jobs[0].folder / f"stop-{uuid.uuid4().hex}")
     references: list[Any] = []
 
     def submit(job: Job) -> Future[Outcome]:
-        references.append(task.remote(job, wait=False))
+        references.append(task.remote(job, told, wait=False))
         future: Future[Outcome] = references[-1].future()
         return future
 
     def cancel() -> None:
-        for reference in references:  # raises KeyboardInterrupt in those that run, which end their process politely
+        # The KeyboardInterrupt by which Ray cancels what runs can get lost in whatever Python is at; the file cannot.
+        told.path.parent.mkdir(parents=True, exist_ok=True)
+        told.set()
+        for reference in references:
             ray.cancel(reference, force=False)
 
     def outcome(error: BaseException) -> Outcome | None:
         stopped = isinstance(error, KeyboardInterrupt | ray.exceptions.TaskCancelledError)
         return Outcome("stopped", ran=True) if stopped or "KeyboardInterrupt" in str(error) else None
 
-    # Ray itself starts as many as there are free CPUs.
-    return run_jobs(jobs, stop, watch, submit, len(jobs), cancel, outcome)
+    try:
+        # Ray itself starts as many as there are free CPUs.
+        return run_jobs(jobs, stop, watch, submit, len(jobs), cancel, outcome)
+    finally:
+        told.path.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from dsob_pl.experiments.record import CellRun, cell_runs, failed_seeds, mark_failed, seeds_left, supersede
 from dsob_pl.experiments.suite import Cell
@@ -27,6 +27,18 @@ _END_SECONDS = 60.0  # for the step it is at and the checkpoint
 _ERROR = re.compile(r"dsob_pl: (?:error: )?(.*)")
 
 State = Literal["finished", "failed", "died", "stopped", "busy", "submitted"]
+
+
+class Stop(Protocol):
+    """A ``threading.Event`` or what does as one."""
+
+    def is_set(self) -> bool:
+        """Whether what runs is to end."""
+        ...
+
+    def wait(self, timeout: float) -> bool:
+        """Waits so many seconds at most until it is set; whether it is."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,7 @@ class Outcome:
     ran: bool = False
 
 
-def run_cell(job: Job, stop: Event | None = None, wait: bool = True) -> Outcome:
+def run_cell(job: Job, stop: Stop | None = None, wait: bool = True) -> Outcome:
     """Trains what is left of a cell.
 
     Its lock is inherited by the process that trains and lives as long as that does, whatever becomes of this one.
@@ -120,7 +132,7 @@ def outcome_of_ended(cell: Cell, runs: list[CellRun], ran: bool = False) -> Outc
     return Outcome("failed" if len(failed) == len(cell.seeds) else "finished", detail, ran)
 
 
-def _run(job: Job, lock: int, stop: Event) -> Outcome:
+def _run(job: Job, lock: int, stop: Stop) -> Outcome:
     from dsob_pl.tracking.store import mlflow_client
 
     client = mlflow_client(job.tracking_uri)
@@ -178,7 +190,7 @@ def _to_go_on_with(client: Any, runs: list[CellRun], anew: bool) -> tuple[CellRu
     return found
 
 
-def _train(job: Job, arguments: list[str], lock: int, stop: Event) -> int:
+def _train(job: Job, arguments: list[str], lock: int, stop: Stop) -> int:
     """Exit code of ``fit``; that of a signal is negative."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads)}
     environment["MLFLOW_TRACKING_URI"] = job.tracking_uri

@@ -237,6 +237,31 @@ def test_on_a_real_ray_a_sweep_is_stopped_and_gone_on_with(folder: Path, monkeyp
     assert {cell: log(cell).count(" gone on with\n") for cell in CELLS} == {cell: int(cell == name) for cell in CELLS}
 
 
+def test_a_sweep_on_ray_is_stopped_though_no_cancellation_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    from dsob_pl.experiments.ray import run_ray
+
+    def stop_in_mid_run(_: object) -> None:
+        if list(Path("mlruns").rglob("last.ckpt")):
+            stop.set()
+
+    both, stop = jobs(*SLOW), Event()
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    monkeypatch.setattr(ray, "cancel", lambda *_, **__: None)
+    try:
+        outcomes = run_ray(1, both, stop, stop_in_mid_run)
+    finally:
+        ray.shutdown()
+    assert sorted((outcome.state, outcome.ran) for outcome in outcomes.values()) == [
+        ("stopped", False),
+        ("stopped", True),
+    ]
+    ((_, (run,)),) = cell_runs(client(), "toy").items()
+    assert run.status == "KILLED"
+    assert not list(Path("runs/toy").glob("stop-*"))
+
+
 def test_the_jobs_of_slurm_run_where_submitit_runs_them_here() -> None:
     submitit = pytest.importorskip("submitit")
     told: list[dict[str, Any]] = []
