@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from dsob_pl.agents.objectives import (
     objective,
     update,
 )
-from dsob_pl.agents.optimizers import Annealing, build_optimizers, step_schedulers
+from dsob_pl.agents.optimizers import build_optimizers, step_schedulers
 from dsob_pl.agents.options import check_collection, check_length
 from dsob_pl.agents.recent_returns import adapt_pessimism
 from dsob_pl.agents.reports import Speed
@@ -76,7 +77,7 @@ class ManySeeds(L.LightningModule):
                 check_elementwise(optimizer, f"model.{part}_optimizer")
         self.stack = AgentStack(agents)
         self._generators = list(generators)
-        self.annealing = Annealing(agents[0].anneal_after, agents[0].anneal_to)
+        self.annealing = copy.copy(agents[0].annealing)
         self._fast_evaluate = compiled(self._evaluate) if agents[0].compiled else self._evaluate
         self.updates = 0
         self._latest: Metrics = {}  # [S] each
@@ -255,8 +256,8 @@ class ManySeeds(L.LightningModule):
             self.stack.copy_buffers(network, f"target_{network}")
 
     def _adapt_pessimism(self) -> None:
-        step, replay = self.trainer.global_step + 1, self._data.replay
-        each = [adapt_pessimism(agent, step, replay.row(i)) for i, agent in enumerate(self.agents)]
+        step, steps, replay = self.trainer.global_step + 1, self.trainer.max_steps, self._data.replay
+        each = [adapt_pessimism(agent, step, steps, replay.row(i)) for i, agent in enumerate(self.agents)]
         for name in {name for own in each for name in own}:
             # A seed of whose episodes too many were held out cannot be judged yet: NaN, which is not reported.
             unknown = self._latest.get(name, torch.full((len(each),), math.nan, device=self.device))

@@ -78,28 +78,34 @@ class Annealing:
     Args:
         after: fraction of the run after which the rates fall linearly; None keeps them.
         to: what is left of them at the end.
+        policy_at: fraction of the run at which nothing is left of the policy's; None treats it as the others.
     """
 
-    def __init__(self, after: float | None, to: float) -> None:
+    def __init__(self, after: float | None, to: float, policy_at: float | None = None) -> None:
         self.after = after
         self.to = to
+        self.policy_at = policy_at
         self._rates: list[list[float]] = []
 
     def begin(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """Takes the rates of new optimizers as those to begin with."""
         self._rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
 
-    def factor(self, step: int, steps: int) -> float:
-        """Of the rates at environment step ``step`` (from 0) of ``steps``: in (0, 1]."""
+    def factor(self, step: int, steps: int, part: Part = "critic") -> float:
+        """Of a part's rates at environment step ``step`` (from 0) of ``steps``: in [0, 1]."""
         if self.after is None:
             return 1.0
-        left = min(1.0, (1 - step / steps) / (1 - self.after))
-        return self.to + (1 - self.to) * left
+        own = part == "policy" and self.policy_at is not None
+        end, to = (self.policy_at, 0.0) if own else (1.0, self.to)
+        left = min(1.0, max(0.0, (end - step / steps) / (end - self.after)))  # type: ignore[operator]
+        return to + (1 - to) * left
 
     def apply(self, module: L.LightningModule) -> None:
         """Sets the rates of this step."""
-        factor = self.factor(module.trainer.global_step, module.trainer.max_steps)
-        for optimizer, rates in zip(module.optimizers(use_pl_optimizer=False), self._rates):  # type: ignore[arg-type]
+        step, steps = module.trainer.global_step, module.trainer.max_steps
+        optimizers = module.optimizers(use_pl_optimizer=False)
+        for part, optimizer, rates in zip(PARTS, optimizers, self._rates):  # type: ignore[arg-type]
+            factor = self.factor(step, steps, part)
             for group, rate in zip(optimizer.param_groups, rates):
                 if self.after is not None:
                     group["annealed_from"], group["lr"] = rate, factor * rate

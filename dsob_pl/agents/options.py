@@ -36,12 +36,26 @@ def check_options(agent: Any) -> None:
         raise UsageError(f"model.anneal_after: expected a fraction in [0, 1) or null, got {agent.anneal_after}")
     if not 0 <= agent.anneal_to <= 1:
         raise UsageError(f"model.anneal_to: expected a fraction in [0, 1], got {agent.anneal_to}")
+    if agent.freeze_policy_at is not None:
+        if agent.anneal_after is None:
+            raise UsageError("model.freeze_policy_at: needs model.anneal_after, from where on the policy's rate falls")
+        if not agent.anneal_after < agent.freeze_policy_at <= 1:
+            raise UsageError(
+                f"model.freeze_policy_at: expected a fraction above model.anneal_after {agent.anneal_after:g} and "
+                f"up to 1, or null, got {agent.freeze_policy_at}"
+            )
 
 
 def check_length(trainer: Any, agent: Any) -> None:
-    """Raises UsageError where learning rates are to be led to the end of a run that has none."""
-    if agent.anneal_after is not None and trainer.max_steps < 1:
+    """Raises UsageError where something depends on the end of a run that has none."""
+    if trainer.max_steps >= 1:
+        return
+    if agent.anneal_after is not None:
         raise UsageError("model.anneal_after: needs the end of the run, trainer.max_steps; got none")
+    if isinstance(agent.overestimation, AdaptivePessimism) and agent.overestimation.after:
+        raise UsageError(
+            "model.overestimation: AdaptivePessimism.after: needs the end of the run, trainer.max_steps; got none"
+        )
 
 
 def check_divergence(agent: Any, observation_size: int, action_size: int) -> None:

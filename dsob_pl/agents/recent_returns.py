@@ -104,8 +104,8 @@ def recent_places(agent: SobolevActorCritic, recent: TensorDictBase, generator: 
     return probability_integral_transform(predicted, realised[judged].to(predicted))
 
 
-def adapt_pessimism(agent: SobolevActorCritic, step: int, buffer: Buffer) -> dict[str, Tensor]:
-    """Where it is due, lets recent returns decide on the pessimism of the targets.
+def adapt_pessimism(agent: SobolevActorCritic, step: int, steps: int, buffer: Buffer) -> dict[str, Tensor]:
+    """Where it is due, looks at recent returns, and lets them decide on the pessimism of the targets.
 
     The first time that it is due is where the agent's own transitions are taken to begin: what is in the buffer by then
     may be of the warm-up, or of another policy.
@@ -113,6 +113,7 @@ def adapt_pessimism(agent: SobolevActorCritic, step: int, buffer: Buffer) -> dic
     Args:
         agent: whose ``overestimation`` may be adaptive; its weight changes.
         step: environment step that has just been made, updates included.
+        steps: of the whole run; the weight stays in the first part of it that the correction says.
         buffer: its replay.
 
     Returns:
@@ -129,5 +130,6 @@ def adapt_pessimism(agent: SobolevActorCritic, step: int, buffer: Buffer) -> dic
     places = recent_places(agent, buffer.newest(count), generator) if count > 0 else None
     if places is None:
         return {}
-    correction.adapt(places)
+    if step > correction.after * steps:
+        correction.adapt(places)
     return {"critic/pessimism": correction.weight.clone(), "critic/recent_pit": places.mean()}

@@ -107,6 +107,8 @@ class SobolevActorCritic(L.LightningModule):
         anneal_after: fraction of ``trainer.max_steps`` after which all learning rates fall linearly until its end; None
             keeps them. Where a run is made longer afterwards, they rise again.
         anneal_to: fraction of themselves that is left of them at the end.
+        freeze_policy_at: fraction of ``trainer.max_steps`` at which nothing is left of the policy's rate, which falls
+            from ``anneal_after`` on: what follows evaluates that policy. None lets it fall as the others do.
         divergence_margin: a warning is given, once, where a mean return lies farther than this many widths outside of
             the range that rewards and gamma allow: a target where ``gradient_bound`` is None, else a prediction, which
             bounded targets do not hold back at once; None gives none.
@@ -155,6 +157,7 @@ class SobolevActorCritic(L.LightningModule):
         world_model_scheduler: LRSchedulerCallable | None = None,
         anneal_after: float | None = None,
         anneal_to: float = 0.0,
+        freeze_policy_at: float | None = None,
         divergence_margin: float | None = 1.5,
         risk: RiskMeasure | None = None,
         policy_samples: int | None = None,
@@ -184,6 +187,7 @@ class SobolevActorCritic(L.LightningModule):
         self.divergence_margin = divergence_margin
         self.anneal_after = anneal_after
         self.anneal_to = anneal_to
+        self.freeze_policy_at = freeze_policy_at
         check_options(self)
         for name, part in (("critic", critic), ("policy", policy)):
             if part is None:  # which the parser of the command line takes for any callable
@@ -220,7 +224,7 @@ class SobolevActorCritic(L.LightningModule):
         self.scheduler_factories = (world_model_scheduler if self.learns_model else None, critic_scheduler)
         check_optimizers(self.optimizer_factories, self.scheduler_factories)
 
-        self.annealing = Annealing(anneal_after, anneal_to)
+        self.annealing = Annealing(anneal_after, anneal_to, freeze_policy_at)
         if anneal_after is not None and self.scheduler_factories != (None, None):
             raise UsageError("model.anneal_after: expected null beside a scheduler (critic_scheduler, ...)")
 
@@ -393,7 +397,7 @@ class SobolevActorCritic(L.LightningModule):
 
     def _adapt_pessimism(self) -> None:
         replay = self.trainer.datamodule.buffers()["replay"]  # type: ignore[attr-defined]
-        self._latest |= adapt_pessimism(self, self.trainer.global_step + 1, replay)
+        self._latest |= adapt_pessimism(self, self.trainer.global_step + 1, self.trainer.max_steps, replay)
 
     def target(self, transition: Transition) -> tuple[Tensor, Tensor]:
         """Target samples ``[B, M', D]`` for ``transition [B]``, and the fraction that the bounds changed."""

@@ -46,6 +46,7 @@ class AdaptivePessimism(nn.Module, OverestimationCorrection):
         every: environment steps from one look to the next.
         window: how many of the latest transitions are looked at.
         limit: largest weight; 1 is the lower mean.
+        after: fraction of the run, ``trainer.max_steps``, after which the weight changes; before it stays.
 
     Attributes:
         weight: the current one (0-d), saved with the agent.
@@ -59,7 +60,13 @@ class AdaptivePessimism(nn.Module, OverestimationCorrection):
     begun: Tensor
 
     def __init__(
-        self, initial: float = 1.0, rate: float = 0.1, every: int = 50, window: int = 500, limit: float = 1.0
+        self,
+        initial: float = 1.0,
+        rate: float = 0.1,
+        every: int = 50,
+        window: int = 500,
+        limit: float = 1.0,
+        after: float = 0.0,
     ) -> None:
         super().__init__()
         if not 0 < limit < math.inf:
@@ -68,10 +75,12 @@ class AdaptivePessimism(nn.Module, OverestimationCorrection):
             raise UsageError(f"AdaptivePessimism.initial: expected a number from 0 to limit {limit:g}, got {initial}")
         if not 0 <= rate < math.inf:
             raise UsageError(f"AdaptivePessimism.rate: expected a number of at least 0, got {rate}")
+        if not 0 <= after < 1:
+            raise UsageError(f"AdaptivePessimism.after: expected a fraction in [0, 1), got {after}")
         for name, number in (("every", every), ("window", window)):
             if number < 1:
                 raise UsageError(f"AdaptivePessimism.{name}: expected at least 1 environment step, got {number}")
-        self.rate, self.every, self.window, self.limit = rate, every, window, limit
+        self.rate, self.every, self.window, self.limit, self.after = rate, every, window, limit, after
         self.register_buffer("weight", torch.tensor(float(initial)))
         self.register_buffer("begun", torch.tensor(-1))
 
