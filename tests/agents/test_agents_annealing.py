@@ -65,12 +65,44 @@ def test_the_factor_by_hand() -> None:
     assert [Annealing(0.0, 0.0).factor(step, 4) for step in range(4)] == [1, 0.75, 0.5, 0.25]
     assert [Annealing(0.0, 0.2).factor(step, 4) for step in range(4)] == pytest.approx([1, 0.8, 0.6, 0.4])
     assert {Annealing(None, 0.0).factor(step, 4) for step in range(4)} == {1.0}
+    frozen = Annealing(0.2, 0.5, 0.6)  # the policy's from step 2 to step 6 of ten, the others' to half at the end
+    policy = [frozen.factor(step, 10, "policy") for step in range(10)]
+    assert policy == pytest.approx([1, 1, 1, 0.75, 0.5, 0.25, 0, 0, 0, 0], abs=1e-12)
+    others = [1, 1, *(1 - k / 16 for k in range(8))]
+    for part in ("world_model", "critic"):
+        assert [frozen.factor(step, 10, part) for step in range(10)] == pytest.approx(others)
+        assert Annealing(0.2, 0.5).factor(7, 10, "policy") == Annealing(0.2, 0.5).factor(7, 10, part)
 
 
 def test_all_rates_fall_to_the_end_of_the_run(tmp_path: Path) -> None:
     agent, data = build()
     _, factors = fit(tmp_path, agent, data, 10)
     assert factors == [pytest.approx([factor] * 3) for factor in FACTORS]
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_frozen_policy_stays_while_its_critics_learn_on(many: bool, tmp_path: Path) -> None:
+    class Kept(L.Callback):
+        """Policy and critics of the last agent after every step."""
+
+        def __init__(self) -> None:
+            self.policy: list[torch.Tensor] = []
+            self.critic: list[torch.Tensor] = []
+
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+            agent = pl_module.agents[-1] if isinstance(pl_module, ManySeeds) else pl_module
+            self.policy.append(parameters(agent.policy))
+            self.critic.append(parameters(agent.critic))
+
+    def frozen(seed: int = 0) -> tuple[SobolevActorCritic, ReplayDataModule]:
+        return build(seed, anneal_after=0.2, freeze_policy_at=0.6)
+
+    kept = Kept()
+    module, data = tiny_seeds(frozen) if many else frozen()
+    tiny_trainer(tmp_path, 10, callbacks=[kept]).fit(module, data)
+    moves = [not torch.equal(*pair) for pair in zip(kept.policy[1:], kept.policy[2:])]
+    assert moves == [True] * 4 + [False] * 4  # steps 2 to 5 (from 0), and 6 to 9
+    assert all(not torch.equal(*pair) for pair in zip(kept.critic[1:], kept.critic[2:]))
 
 
 def test_from_a_checkpoint_on_they_are_those_of_the_run_that_was_not_cut_off(tmp_path: Path) -> None:
@@ -112,6 +144,16 @@ def test_what_it_cannot_do_is_refused(tmp_path: Path) -> None:
     for name in ("critic_scheduler", "world_model_scheduler"):
         with pytest.raises(UsageError, match=r"model\.anneal_after: expected null beside a scheduler"):
             build(**{name: decay})
+    for options, line in (
+        ({"anneal_after": None}, r"freeze_policy_at: needs model\.anneal_after"),
+        (
+            {"freeze_policy_at": 0.6},
+            r"freeze_policy_at: expected a fraction above model\.anneal_after 0\.6 .*, got 0\.6",
+        ),
+        ({"freeze_policy_at": 1.1}, r"freeze_policy_at: expected a fraction .* up to 1, or null, got 1\.1"),
+    ):
+        with pytest.raises(UsageError, match=r"model\." + line):
+            build(**{"freeze_policy_at": 0.8, **options})
     one, data = build()
     many, both = ManySeeds([build()[0]], [0], [torch.get_rng_state()]), ManySeedsData([build()[1]])
     for module, source in ((one, data), (many, both)):

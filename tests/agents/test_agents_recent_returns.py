@@ -125,7 +125,7 @@ def test_it_looks_when_it_is_due_at_what_the_policy_made_itself():
     buffer, told = Written(stretch(200, 0)), {}
     for step in range(21, 130):  # the first twenty are random
         buffer.total = step
-        if metrics := adapt_pessimism(agent, step, buffer):
+        if metrics := adapt_pessimism(agent, step, 1000, buffer):
             told[step] = metrics
     # Due at 30 for the first time, where its own transitions begin; ten of them are the first that can be judged.
     assert buffer.asked == [10, 20, 30, 40, 50, 50, 50, 50, 50]
@@ -134,7 +134,19 @@ def test_it_looks_when_it_is_due_at_what_the_policy_made_itself():
     assert told[40]["critic/pessimism"] == pytest.approx(0.3, abs=0.02)
     assert agent.overestimation.weight == told[120]["critic/pessimism"] > 0.9
     other, _ = tiny_agent("dsob_pl/Rotation-v0", 8, overestimation=Truncation())
-    assert adapt_pessimism(other, 50, buffer) == {}
+    assert adapt_pessimism(other, 50, 1000, buffer) == {}
+
+
+def test_before_its_part_of_the_run_it_looks_only():
+    agent = agent_with(Law(shift=5.0), initial=0.2, rate=0.1, every=10, window=50, after=0.5)
+    buffer, weights = Written(stretch(200, 0)), {}
+    for step in range(21, 130):
+        buffer.total = step
+        if metrics := adapt_pessimism(agent, step, 180, buffer):
+            assert metrics["critic/recent_pit"] < 0.2
+            weights[step] = float(metrics["critic/pessimism"])
+    assert weights[40] == weights[90] == pytest.approx(0.2)
+    assert 0.2 < weights[100] < weights[110] < weights[120]
 
 
 class Torn(Law):
@@ -210,6 +222,15 @@ def test_a_run_that_is_resumed_goes_on_as_it_would_have(tmp_path: Path) -> None:
 def test_what_it_cannot_adapt_to_is_refused_in_one_line(options, line) -> None:
     with pytest.raises(UsageError, match=r"model\.overestimation: " + line):
         SobolevActorCritic(2, 2, overestimation=AdaptivePessimism(window=100), **{"gamma": 0.9, **options})
+
+
+def test_a_run_without_end_has_no_part_to_wait_for(tmp_path: Path) -> None:
+    def waiting(seed: int = 0):
+        return build(seed, overestimation=AdaptivePessimism(every=4, window=12, after=0.5))
+
+    for module, data in (waiting(), tiny_seeds(waiting)):
+        with pytest.raises(UsageError, match=r"AdaptivePessimism\.after: needs the end of the run, trainer\.max_steps"):
+            tiny_trainer(tmp_path, -1).fit(module, data)
 
 
 def test_without_collection_there_is_nothing_to_adapt_to(tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ def test_the_weight_goes_against_the_bias_and_stays_within_its_limits(float64):
         ({"limit": 0.0}, r"limit: expected a positive number, got 0"),
         ({"initial": 1.5}, r"initial: expected a number from 0 to limit 1, got 1\.5"),
         ({"rate": float("nan")}, r"rate: expected a number of at least 0, got nan"),
+        ({"after": 1.0}, r"after: expected a fraction in \[0, 1\), got 1"),
         ({"every": 0}, r"every: expected at least 1 environment step, got 0"),
         ({"window": 0}, r"window: expected at least 1 environment step, got 0"),
     ],
