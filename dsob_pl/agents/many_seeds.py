@@ -132,11 +132,12 @@ class ManySeeds(L.LightningModule):
 
     def training_step(self, step: SeedsStep, _: int) -> None:
         """One environment step of every seed (already taken by the data) and its U updates."""
+        fixed_policy = self.annealing.policy_moves(self) == 0
         for i, agent in enumerate(self.agents):
             seen = step.batch if step.new is None else step.new
             assert seen is not None  # without collection every step brings a batch
             if i not in step.failures:
-                agent.scales.take_in(seen[i], learning=self.updates > 0)
+                agent.scales.take_in(seen[i], self.updates > 0, fixed_policy)
         metrics: list[Metrics] = [{} for _ in self.seeds]
         report = (self.trainer.global_step + 1) % self._report_every == 0
         if step.batch is not None:
@@ -211,7 +212,8 @@ class ManySeeds(L.LightningModule):
         """``act`` plus every seed's own Gaussian noise, clipped to [-1, 1]: ``[S, O] -> [S, A]``."""
         actions = self.act(observations)
         noise = [torch.randn(actions.shape[1:], device=self.device, generator=a.generator) for a in self.agents]
-        return (actions + self.agents[0].exploration_std * torch.stack(noise)).clamp(-1, 1)
+        std = self.agents[0].exploration_std * self.annealing.policy_moves(self)
+        return (actions + std * torch.stack(noise)).clamp(-1, 1)
 
     # Updates ----------------------------------------------------------------------------------------------------------
 

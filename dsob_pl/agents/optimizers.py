@@ -100,6 +100,12 @@ class Annealing:
         left = min(1.0, max(0.0, (end - step / steps) / (end - self.after)))  # type: ignore[operator]
         return to + (1 - to) * left
 
+    def policy_moves(self, module: L.LightningModule) -> float:
+        """What is left of the policy's rate where it comes to rest within the run; 1 where it does not."""
+        if self.policy_at is None:
+            return 1.0
+        return self.factor(module.trainer.global_step, module.trainer.max_steps, "policy")
+
     def apply(self, module: L.LightningModule) -> None:
         """Sets the rates of this step."""
         step, steps = module.trainer.global_step, module.trainer.max_steps

@@ -32,9 +32,15 @@ class Scales(nn.Module):
         self.normalizer = RunningNormalizer(observation_size, clip=10.0 if normalize_observations else math.inf)
         self.reward_scale = RewardScale()
 
-    def take_in(self, transitions: TensorDictBase, learning: bool) -> None:
-        """Takes newly seen transitions ``[...]`` into the statistics; ``learning`` says that updates have begun."""
-        if self.normalize_observations:
+    def take_in(self, transitions: TensorDictBase, learning: bool, fixed_policy: bool = False) -> None:
+        """Takes newly seen transitions ``[...]`` into the statistics.
+
+        Args:
+            transitions: of a replay.
+            learning: updates have begun.
+            fixed_policy: it is to stay as it is, and so what it sees as an observation.
+        """
+        if self.normalize_observations and not fixed_policy:
             self.normalizer.update(transitions["observation"])
         silent = self.bounds.high == self.bounds.low
         self.reward_scale.update(transitions["next", "reward"])

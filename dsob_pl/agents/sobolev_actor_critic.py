@@ -107,8 +107,9 @@ class SobolevActorCritic(L.LightningModule):
         anneal_after: fraction of ``trainer.max_steps`` after which all learning rates fall linearly until its end; None
             keeps them. Where a run is made longer afterwards, they rise again.
         anneal_to: fraction of themselves that is left of them at the end.
-        freeze_policy_at: fraction of ``trainer.max_steps`` at which nothing is left of the policy's rate, which falls
-            from ``anneal_after`` on: what follows evaluates that policy. None lets it fall as the others do.
+        freeze_policy_at: fraction of ``trainer.max_steps`` at which nothing is left of the policy's rate and of its
+            exploration, which fall from ``anneal_after`` on: what follows evaluates that policy, the normalisation of
+            its observations included. None lets the rate fall as the others do, and keeps exploration.
         divergence_margin: a warning is given, once, where a mean return lies farther than this many widths outside of
             the range that rewards and gamma allow: a target where ``gradient_bound`` is None, else a prediction, which
             bounded targets do not hold back at once; None gives none.
@@ -264,7 +265,7 @@ class SobolevActorCritic(L.LightningModule):
         """``act`` plus Gaussian noise, clipped to [-1, 1]: ``[..., S] -> [..., A]``."""
         action = self.act(observation)
         noise = torch.randn(action.shape, device=action.device, generator=self.generator)
-        return (action + self.exploration_std * noise).clamp(-1, 1)
+        return (action + self.exploration_std * self.annealing.policy_moves(self) * noise).clamp(-1, 1)
 
     # Training ---------------------------------------------------------------------------------------------------------
 
@@ -344,7 +345,7 @@ class SobolevActorCritic(L.LightningModule):
         """One environment step (already taken by the data) and its U updates."""
         seen = step.batch if step.new is None else step.new
         assert seen is not None  # without collection every step brings a batch
-        self.scales.take_in(seen, learning=self.updates > 0)
+        self.scales.take_in(seen, self.updates > 0, self.annealing.policy_moves(self) == 0)
         metrics: dict[str, Tensor] = {}
         report = (self.trainer.global_step + 1) % self._report_every == 0
         if step.batch is not None:
