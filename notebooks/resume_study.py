@@ -37,6 +37,10 @@ model:
     world_model: {class_path: dsob_pl.world_models.CVAE, init_args: {hidden: [16], termination_hidden: [16]}}
     samples: 3
     diagnostic_samples: 4
+    gamma: 0.9
+    overestimation: {class_path: dsob_pl.bellman.AdaptivePessimism, init_args: {every: 5, window: 40, after: 0.5}}
+    anneal_after: 0.5
+    freeze_policy_at: 0.7
 data:
   env_id: %(env)s
   env_kwargs: {max_episode_steps: 45}

@@ -80,6 +80,10 @@ def test_all_rates_fall_to_the_end_of_the_run(tmp_path: Path) -> None:
     assert factors == [pytest.approx([factor] * 3) for factor in FACTORS]
 
 
+def frozen(seed: int = 0) -> tuple[SobolevActorCritic, ReplayDataModule]:
+    return build(seed, anneal_after=0.2, freeze_policy_at=0.6)
+
+
 @pytest.mark.parametrize("many", [False, True])
 def test_a_frozen_policy_stays_while_its_critics_learn_on(many: bool, tmp_path: Path) -> None:
     class Kept(L.Callback):
@@ -88,14 +92,13 @@ def test_a_frozen_policy_stays_while_its_critics_learn_on(many: bool, tmp_path: 
         def __init__(self) -> None:
             self.policy: list[torch.Tensor] = []
             self.critic: list[torch.Tensor] = []
+            self.seen: list[float] = []
 
         def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
             agent = pl_module.agents[-1] if isinstance(pl_module, ManySeeds) else pl_module
             self.policy.append(parameters(agent.policy))
             self.critic.append(parameters(agent.critic))
-
-    def frozen(seed: int = 0) -> tuple[SobolevActorCritic, ReplayDataModule]:
-        return build(seed, anneal_after=0.2, freeze_policy_at=0.6)
+            self.seen.append(float(agent.normalizer.count))
 
     kept = Kept()
     module, data = tiny_seeds(frozen) if many else frozen()
@@ -103,6 +106,21 @@ def test_a_frozen_policy_stays_while_its_critics_learn_on(many: bool, tmp_path: 
     moves = [not torch.equal(*pair) for pair in zip(kept.policy[1:], kept.policy[2:])]
     assert moves == [True] * 4 + [False] * 4  # steps 2 to 5 (from 0), and 6 to 9
     assert all(not torch.equal(*pair) for pair in zip(kept.critic[1:], kept.critic[2:]))
+    assert kept.seen == [1, 2, 3, 4, 5, 6, 6, 6, 6, 6]  # nor does what it takes an observation for
+    # And it acts as it is: without exploration, of which before there was some.
+    agent, replay = (module.agents[-1], data.part_replay(1)) if many else (module, data.replay[:])
+    difference = (replay["action"] - agent.act(replay["observation"])).abs().amax(-1)
+    assert difference[6:].max() < 1e-6
+    assert (difference[2:6] > 1e-3).all()
+
+
+def test_among_many_seeds_a_frozen_one_is_the_run_alone(tmp_path: Path) -> None:
+    alone, data = frozen(1)
+    fit(tmp_path, alone, data, 30)
+    many, both_data = tiny_seeds(frozen)
+    fit(tmp_path, many, both_data, 30)
+    torch.testing.assert_close(parameters(many.agents[1]), parameters(alone), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(both_data.part_replay(1)["action"], data.replay[:]["action"], rtol=1e-3, atol=1e-4)
 
 
 def test_from_a_checkpoint_on_they_are_those_of_the_run_that_was_not_cut_off(tmp_path: Path) -> None:
