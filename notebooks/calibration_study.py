@@ -4,8 +4,8 @@
     python notebooks/calibration_study.py --table         the table from the file, nothing is run
     python notebooks/calibration_study.py --runs FOLDER   the default's cells, from a sweep of conf/suite/default.yaml there
 
-Each cell is the default of conf/pendulum.yaml, or that under noise, or the default without pessimism, that with another
-divergence, or what the default was before; coverage is that of the last evaluation's episodes, which were not seen in
+Each cell is the default of conf/pendulum.yaml, or that under noise, or what it was when pessimism adapted from the start,
+that without pessimism, that with another divergence, or what the default was before all of this; coverage is that of the last evaluation's episodes, which were not seen in
 training.
 """
 
@@ -62,11 +62,15 @@ def together(*parts: dict[str, object]) -> dict[str, object]:
 
 
 EARLIER = "ablation/earlier_default.yaml"
-NONE = overlay("ablation/no_truncation.yaml")
+FROM_START = overlay("ablation/adapting_from_start.yaml")
+NONE = together(FROM_START, overlay("ablation/no_truncation.yaml"))
 CELLS: dict[str, dict[str, object]] = {
     "default": {},
     "default, dynamics noise": overlay("noise/dynamics.yaml"),
     "default, observation noise": overlay("noise/observation.yaml"),
+    "adapting from the start": FROM_START,
+    "adapting from the start, dynamics noise": together(FROM_START, overlay("noise/dynamics.yaml")),
+    "adapting from the start, observation noise": together(FROM_START, overlay("noise/observation.yaml")),
     "no pessimism": NONE,
     "no pessimism, dynamics noise": together(NONE, overlay("noise/dynamics.yaml")),
     "no pessimism, observation noise": together(NONE, overlay("noise/observation.yaml")),

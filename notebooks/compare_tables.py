@@ -26,6 +26,7 @@ DEFAULT_METHOD = "mmd_anchored_state_action"
 # The default of conf/pendulum.yaml, and what it was: suite in conf/suite/, method there, and as the table names it.
 DEFAULTS = [
     ("default", "mmd_adaptive_state_action", "now"),
+    ("default", "mmd_adapting_from_start_state_action", "adapting from the start"),
     ("control", "mmd_calibrated_state_action", "without pessimism"),
     ("control", DEFAULT_METHOD, "before"),
 ]
