@@ -36,7 +36,8 @@ class AdaptivePessimism(nn.Module, OverestimationCorrection):
     Every so many environment steps the agent looks where the returns that it realised of late fall in the law that its
     critics predict for them. Where they rank below a half on average the weight grows, where above it shrinks, within 0
     and a limit: the law may still lie too low when nothing is left to take away. Returns of training have exploration
-    noise in them, so where that costs much the weight stays high. The idea is that of adaptively calibrated critics
+    noise in them, so where that costs much the weight stays high, until the policy rests (``freeze_policy_at``) and
+    explores no more. The idea is that of adaptively calibrated critics
     (Dorka et al. 2021), with the disagreement of two critics (Fujimoto et al. 2018) in place of truncation, and ranks,
     which have no unit, in place of differences of returns.
 
