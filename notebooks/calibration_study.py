@@ -5,8 +5,8 @@
     python notebooks/calibration_study.py --runs FOLDER   the default's cells, from a sweep of conf/suite/default.yaml there
 
 Each cell is the default of conf/pendulum.yaml, or that under noise, or what it was when pessimism adapted from the start,
-that without pessimism, that with another divergence, or what the default was before all of this; coverage is that of the last evaluation's episodes, which were not seen in
-training.
+that without pessimism, that with another divergence, or what the default was before all of this; coverage is that of the
+last evaluation's episodes, which were not seen in training.
 """
 
 from __future__ import annotations

@@ -44,11 +44,13 @@ def provenance(run: Any) -> dict[str, object]:
 
 
 def own_provenance(run: Any) -> dict[str, object]:
-    """The same of a run that was there before: its own commit and the command that ended it."""
+    """The same of a run that was there before: commit and command that began it.
+
+    Where it was cut off, the command that went on names a checkpoint that nobody else has.
+    """
     tags = run.data.tags
     commit = tags["mlflow.source.git.commit"][:10] + ("-dirty" if tags.get("git.dirty") == "true" else "")
-    command = tags.get("continued.command", tags["command"])
-    return {"seed": int(tags["seed"]), "run": run.info.run_id[:8], "commit": commit, "command": command}
+    return {"seed": int(tags["seed"]), "run": run.info.run_id[:8], "commit": commit, "command": tags["command"]}
 
 
 def read(path: Path) -> list[dict[str, str]]:

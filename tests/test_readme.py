@@ -166,3 +166,10 @@ def test_the_soak_s_numbers_are_those_of_its_file():
     text = README.split("Memory does not grow:")[1].split("\n\n")[0]
     for number in (f"{steps:,} environment steps", f"{size:.0f} MB", f"{per_steps:+.2f} MB", f"error {error:.2f}"):
         assert number in text
+
+
+def test_results_name_no_folder_of_the_machine_they_were_made_on():
+    files = sorted((ROOT / "notebooks" / "results").rglob("*.csv"))
+    assert files
+    found = [f"{path.name}: {word}" for path in files for word in re.findall(r"[\s=\"'](/\w+/\S*)", path.read_text())]
+    assert not found

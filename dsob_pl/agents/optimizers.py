@@ -95,14 +95,15 @@ class Annealing:
         """Of a part's rates at environment step ``step`` (from 0) of ``steps``: in [0, 1]."""
         if self.after is None:
             return 1.0
-        own = part == "policy" and self.policy_at is not None
-        end, to = (self.policy_at, 0.0) if own else (1.0, self.to)
-        left = min(1.0, max(0.0, (end - step / steps) / (end - self.after)))  # type: ignore[operator]
+        end, to = 1.0, self.to
+        if part == "policy" and self.policy_at is not None:
+            end, to = self.policy_at, 0.0
+        left = min(1.0, max(0.0, (end - step / steps) / (end - self.after)))
         return to + (1 - to) * left
 
     def policy_moves(self, module: L.LightningModule) -> float:
-        """What is left of the policy's rate where it comes to rest within the run; 1 where it does not."""
-        if self.policy_at is None:
+        """What is left of the policy's rate where it comes to rest within the run; 1 where it does not, or has none."""
+        if self.policy_at is None or module._trainer is None:
             return 1.0
         return self.factor(module.trainer.global_step, module.trainer.max_steps, "policy")
 

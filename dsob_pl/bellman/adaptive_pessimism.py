@@ -37,9 +37,8 @@ class AdaptivePessimism(nn.Module, OverestimationCorrection):
     critics predict for them. Where they rank below a half on average the weight grows, where above it shrinks, within 0
     and a limit: the law may still lie too low when nothing is left to take away. Returns of training have exploration
     noise in them, so where that costs much the weight stays high, until the policy rests (``freeze_policy_at``) and
-    explores no more. The idea is that of adaptively calibrated critics
-    (Dorka et al. 2021), with the disagreement of two critics (Fujimoto et al. 2018) in place of truncation, and ranks,
-    which have no unit, in place of differences of returns.
+    explores no more. The idea is that of adaptively calibrated critics (Dorka et al. 2021), with the disagreement of
+    two critics (Fujimoto et al. 2018) in place of truncation, and ranks, which have no unit, in place of differences.
 
     Args:
         initial: weight at the beginning; high, it lets a policy come to be before the law becomes right.

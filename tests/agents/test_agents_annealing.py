@@ -114,6 +114,12 @@ def test_a_frozen_policy_stays_while_its_critics_learn_on(many: bool, tmp_path: 
     assert (difference[2:6] > 1e-3).all()
 
 
+def test_outside_of_a_run_it_explores() -> None:
+    agent, _ = frozen()
+    observation = torch.zeros(agent.normalizer.mean.shape[0])
+    assert not torch.equal(agent.explore(observation), agent.act(observation))
+
+
 def test_among_many_seeds_a_frozen_one_is_the_run_alone(tmp_path: Path) -> None:
     alone, data = frozen(1)
     fit(tmp_path, alone, data, 30)

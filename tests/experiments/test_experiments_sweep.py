@@ -20,7 +20,7 @@ from dsob_pl.cli.sweep import read_suite
 from dsob_pl.experiments.record import cell_runs, open_suite
 from dsob_pl.experiments.slurm import Slurm
 from dsob_pl.experiments.suite import parse_settings
-from dsob_pl.experiments.worker import Job
+from dsob_pl.experiments.worker import Job, Outcome
 from dsob_pl.tracking.store import PARENT_TAG, mlflow_client
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -205,7 +205,8 @@ def jobs(*settings: str) -> list[Job]:
     return [Job(cell, parent, uri, Path("runs/toy").absolute(), Path.cwd()) for cell in cells]
 
 
-def test_on_a_real_ray_a_sweep_is_stopped_and_gone_on_with(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def stopped_on_ray(both: list[Job], monkeypatch: pytest.MonkeyPatch) -> dict[str, Outcome]:
+    """How they end on a Ray that is there already, with a CPU for one of them, when they are stopped in mid-run."""
     ray = pytest.importorskip("ray")
     from dsob_pl.experiments.ray import run_ray
 
@@ -213,8 +214,7 @@ def test_on_a_real_ray_a_sweep_is_stopped_and_gone_on_with(folder: Path, monkeyp
         if list(Path("mlruns").rglob("last.ckpt")):
             stop.set()
 
-    both, stop = jobs(*SLOW), Event()
-    # A Ray that is there already, and has a CPU for one of them.
+    stop = Event()
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_worker_niceness", "0")
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
@@ -223,6 +223,15 @@ def test_on_a_real_ray_a_sweep_is_stopped_and_gone_on_with(folder: Path, monkeyp
         assert ray.is_initialized()
     finally:
         ray.shutdown()
+    return outcomes
+
+
+def test_on_a_real_ray_a_sweep_is_stopped_and_gone_on_with(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    from dsob_pl.experiments.ray import run_ray
+
+    both = jobs(*SLOW)
+    outcomes = stopped_on_ray(both, monkeypatch)
     assert {name: outcome.state for name, outcome in outcomes.items()} == dict.fromkeys(CELLS, "stopped")
     ((name, (run,)),) = cell_runs(client(), "toy").items()
     assert (run.status, outcomes[name].ran) == ("KILLED", True)
@@ -239,20 +248,8 @@ def test_on_a_real_ray_a_sweep_is_stopped_and_gone_on_with(folder: Path, monkeyp
 
 def test_a_sweep_on_ray_is_stopped_though_no_cancellation_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray")
-    from dsob_pl.experiments.ray import run_ray
-
-    def stop_in_mid_run(_: object) -> None:
-        if list(Path("mlruns").rglob("last.ckpt")):
-            stop.set()
-
-    both, stop = jobs(*SLOW), Event()
-    monkeypatch.setenv("RAY_worker_niceness", "0")
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     monkeypatch.setattr(ray, "cancel", lambda *_, **__: None)
-    try:
-        outcomes = run_ray(1, both, stop, stop_in_mid_run)
-    finally:
-        ray.shutdown()
+    outcomes = stopped_on_ray(jobs(*SLOW), monkeypatch)
     assert sorted((outcome.state, outcome.ran) for outcome in outcomes.values()) == [
         ("stopped", False),
         ("stopped", True),
@@ -260,6 +257,18 @@ def test_a_sweep_on_ray_is_stopped_though_no_cancellation_arrives(monkeypatch: p
     ((_, (run,)),) = cell_runs(client(), "toy").items()
     assert run.status == "KILLED"
     assert not list(Path("runs/toy").glob("stop-*"))
+
+
+def test_a_file_that_stops_is_an_event_of_all_that_see_it(tmp_path: Path) -> None:
+    from dsob_pl.experiments.ray import StopFile
+
+    stop, same = StopFile(tmp_path / "stop"), StopFile(tmp_path / "stop")
+    begun = time.monotonic()
+    assert not same.wait(0.3)
+    assert time.monotonic() - begun >= 0.3
+    stop.set()
+    assert same.is_set()
+    assert same.wait(60)
 
 
 def test_the_jobs_of_slurm_run_where_submitit_runs_them_here() -> None:
