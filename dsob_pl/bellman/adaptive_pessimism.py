@@ -34,8 +34,9 @@ class AdaptivePessimism(nn.Module, OverestimationCorrection):
     """Moves target samples towards the lowest mean by a weight that recent returns decide.
 
     Every so many environment steps the agent looks where the returns that it realised of late fall in the law that its
-    critics predict for them. Where they rank below a half on average the weight grows, where above it shrinks, within 0
-    and a limit: the law may still lie too low when nothing is left to take away. Returns of training have exploration
+    critics predict for them. Where they rank below a half on average the weight grows, where above it shrinks, within a
+    floor and a limit. With a floor of 0 the law may still lie too low when nothing is left to take away; below it there
+    is optimism to make up for that, which a policy that still moves would exploit. Returns of training have exploration
     noise in them, so where that costs much the weight stays high, until the policy rests (``freeze_policy_at``) and
     explores no more. The idea is that of adaptively calibrated critics (Dorka et al. 2021), with the disagreement of
     two critics (Fujimoto et al. 2018) in place of truncation, and ranks, which have no unit, in place of differences.
@@ -46,6 +47,7 @@ class AdaptivePessimism(nn.Module, OverestimationCorrection):
         every: environment steps from one look to the next.
         window: how many of the latest transitions are looked at.
         limit: largest weight; 1 is the lower mean.
+        floor: smallest weight; below 0 targets may lie above both critics, by as much as those disagree.
         after: fraction of the run, ``trainer.max_steps``, after which the weight changes; before it stays.
 
     Attributes:
@@ -67,12 +69,17 @@ class AdaptivePessimism(nn.Module, OverestimationCorrection):
         window: int = 500,
         limit: float = 1.0,
         after: float = 0.0,
+        floor: float = 0.0,
     ) -> None:
         super().__init__()
         if not 0 < limit < math.inf:
             raise UsageError(f"AdaptivePessimism.limit: expected a positive number, got {limit}")
-        if not 0 <= initial <= limit:
-            raise UsageError(f"AdaptivePessimism.initial: expected a number from 0 to limit {limit:g}, got {initial}")
+        if not -math.inf < floor <= 0:
+            raise UsageError(f"AdaptivePessimism.floor: expected a number of at most 0, got {floor}")
+        if not floor <= initial <= limit:
+            raise UsageError(
+                f"AdaptivePessimism.initial: expected a number from floor {floor:g} to limit {limit:g}, got {initial}"
+            )
         if not 0 <= rate < math.inf:
             raise UsageError(f"AdaptivePessimism.rate: expected a number of at least 0, got {rate}")
         if not 0 <= after < 1:
@@ -80,7 +87,8 @@ class AdaptivePessimism(nn.Module, OverestimationCorrection):
         for name, number in (("every", every), ("window", window)):
             if number < 1:
                 raise UsageError(f"AdaptivePessimism.{name}: expected at least 1 environment step, got {number}")
-        self.rate, self.every, self.window, self.limit, self.after = rate, every, window, limit, after
+        self.rate, self.every, self.window, self.after = rate, every, window, after
+        self.floor, self.limit = floor, limit
         self.register_buffer("weight", torch.tensor(float(initial)))
         self.register_buffer("begun", torch.tensor(-1))
 
@@ -92,4 +100,4 @@ class AdaptivePessimism(nn.Module, OverestimationCorrection):
     def adapt(self, places: Tensor) -> None:
         """Changes the weight by what realised returns say, given their ranks in the predicted law, in [0, 1]."""
         change = self.rate * (1 - 2 * places.mean())
-        self.weight.copy_((self.weight + change).clamp(0, self.limit))
+        self.weight.copy_((self.weight + change).clamp(self.floor, self.limit))

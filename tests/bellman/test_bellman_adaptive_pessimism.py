@@ -23,7 +23,7 @@ def test_samples_move_towards_the_lowest_mean_by_hand(float64):
 
 @settings(max_examples=50, deadline=None)
 @given(
-    seed=st.integers(0, 10_000), members=st.integers(2, 4), count=st.integers(1, 5), weight=st.floats(0, 1),
+    seed=st.integers(0, 10_000), members=st.integers(2, 4), count=st.integers(1, 5), weight=st.floats(-2, 1),
 )  # fmt: skip
 def test_between_no_correction_and_the_lower_mean_and_of_the_same_shape(seed, members, count, weight):
     draw = torch.randn(members, 3, count, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -33,7 +33,8 @@ def test_between_no_correction_and_the_lower_mean_and_of_the_same_shape(seed, me
     each, before = moved.view(3, members, count, 4), draw.transpose(0, 1)
     torch.testing.assert_close(each - each.mean(2, keepdim=True), before - before.mean(2, keepdim=True))
     assert torch.equal(towards_lowest(draw, 0.0), none)
-    assert (moved[..., 0] <= none[..., 0] + 1e-12).all()
+    lowered = (none - moved)[..., 0]
+    assert ((lowered if weight >= 0 else -lowered) >= -1e-12).all()
 
 
 def test_the_moved_gradient_is_the_gradient_of_the_moved_return(float64):
@@ -74,11 +75,24 @@ def test_the_weight_goes_against_the_bias_and_stays_within_its_limits(float64):
     assert torch.equal(pessimism(samples), towards_lowest(samples, 1.0))
 
 
+def test_below_0_the_weight_is_optimism_as_far_as_the_floor_allows(float64):
+    pessimism = AdaptivePessimism(initial=0.0, rate=0.2, floor=-0.5)
+    pessimism.adapt(torch.ones(3))
+    assert pessimism.weight == pytest.approx(-0.2)
+    for _ in range(10):
+        pessimism.adapt(torch.ones(3))
+    assert pessimism.weight == -0.5
+    # Mean returns 5 and 3: the higher one's samples go up by half of 2, the gradients with them; the lower ones stay.
+    samples = torch.tensor([[[[4.0, 1.0], [6.0, 3.0]]], [[[3.0, 0.0], [3.0, 1.0]]]])
+    assert pessimism(samples).tolist() == [[[5.0, 1.75], [7.0, 3.75], [3.0, 0.0], [3.0, 1.0]]]
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [
         ({"limit": 0.0}, r"limit: expected a positive number, got 0"),
-        ({"initial": 1.5}, r"initial: expected a number from 0 to limit 1, got 1\.5"),
+        ({"initial": 1.5}, r"initial: expected a number from floor 0 to limit 1, got 1\.5"),
+        ({"floor": 0.5}, r"floor: expected a number of at most 0, got 0\.5"),
         ({"rate": float("nan")}, r"rate: expected a number of at least 0, got nan"),
         ({"after": 1.0}, r"after: expected a fraction in \[0, 1\), got 1"),
         ({"every": 0}, r"every: expected at least 1 environment step, got 0"),
