@@ -19,7 +19,8 @@ GLOSSARY: dict[str, str] = {
     "critic/range_excess": "how far the farthest mean return (target, or predicted where targets are bounded) lies "
     "outside of the range that rewards and discount allow, in widths of it; negative below",
     "critic/clipped_fraction": "fraction of target samples that the bounds on possible returns changed",
-    "critic/pessimism": "weight of the targets' pessimism where it adapts (AdaptivePessimism); 1 is the lower mean, below 0 optimism",
+    "critic/pessimism": "weight of the targets' pessimism where it adapts (AdaptivePessimism); "
+    "1 is the lower mean, below 0 optimism",
     "critic/recent_pit": "mean rank of recent training returns in their predicted law; above 0.5 that lies too low",
     "critic/grad_norm": "global norm of the critics' parameter gradient before clipping",
     "policy/loss": "minus the predicted return of the policy's own actions, its mean or that of model.risk",
