@@ -4,14 +4,16 @@
     python notebooks/cliff_study.py --only mean --runs FOLDER   the runs that have finished there, nothing is trained
     python notebooks/cliff_study.py --table       the table from the file, nothing is run
 
-World models are learned. Objectives have the environment steps of their config, which the table states. Every agent's
-last policy plays 20,000 episodes of the problem itself; CVaR is that of the discounted return of these episodes, not
-what the agent's critic predicts.
+World models are learned. Objectives have the environment steps of their config, which the table states. Policies play
+20,000 episodes of the problem itself: every agent's last one, and of averse agents the best checkpoint, too, which
+evaluations of 200 other episodes chose by the same measure. CVaR is that of the discounted return of these episodes,
+not what the agent's critic predicts.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import tempfile
 from pathlib import Path
@@ -28,7 +30,8 @@ from seed_runs import finished, fit, keep, own_provenance, provenance, read  # n
 
 RESULTS = ROOT / "notebooks" / "results" / "cliff.csv"
 OPTIMUM = ROOT / "notebooks" / "results" / "risk_optimum.csv"
-COLUMNS = ["objective", "seed", "environment_step", "mean", "cvar_10", "run", "commit", "command"]
+COLUMNS = ["objective", "seed", "checkpoint", "environment_step", "mean", "cvar_10", "run", "commit", "command"]
+KEYS = ["objective", "seed", "checkpoint"]
 # By the file in conf/risk/: what is said of it, and its environment steps.
 OBJECTIVES = {
     "mean": ("the mean", 2000),
@@ -46,7 +49,11 @@ def run(objective: str, seeds: str, steps: int, folder: Path) -> list[dict[str, 
     files = [ROOT / "conf/cliff.yaml", ROOT / f"conf/risk/{objective}.yaml"]
     options = f"--trainer.max_steps={steps}", "--model.compile=true"
     runs = fit(folder / objective, files, seeds, *options)
-    return [{"objective": objective, "environment_step": steps, **play(found), **provenance(found)} for found in runs]
+    return [
+        {"objective": objective, "environment_step": steps, **played, **provenance(found)}
+        for found in runs
+        for played in plays(found, objective)
+    ]
 
 
 def judge(objective: str, folder: Path) -> list[dict[str, object]]:
@@ -57,24 +64,34 @@ def judge(objective: str, folder: Path) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for found in finished(folder):
         steps = client.get_metric_history(found.info.run_id, "eval/return_mean")[-1].step
-        rows.append({"objective": objective, "environment_step": steps, **play(found), **own_provenance(found)})
+        for played in plays(found, objective):
+            rows.append({"objective": objective, "environment_step": steps, **played, **own_provenance(found)})
     return rows
 
 
-def play(found: Any) -> dict[str, object]:
-    """Mean and CVaR of the run's last policy over episodes of the problem itself."""
+def plays(found: Any, objective: str) -> list[dict[str, object]]:
+    """Those of the last policy and, where the objective is averse, of the best checkpoint."""
+    return [play(found, which) for which in (["last"] if objective == "mean" else ["last", "best"])]
+
+
+def play(found: Any, which: str) -> dict[str, object]:
+    """Mean and CVaR of a policy of the run over episodes of the problem itself."""
     from dsob_pl import load_agent
     from dsob_pl.envs import Cliff, play_policy
     from dsob_pl.risk import CVaR
 
-    agent = load_agent(Path(found.info.artifact_uri) / "checkpoints" / "last.ckpt")
+    agent = load_agent(Path(found.info.artifact_uri) / "checkpoints" / f"{which}.ckpt")
 
     def policy(s: Tensor, *_: object) -> Tensor:
         return agent.act(s.float()).double()
 
     generator = torch.Generator().manual_seed(0)
     returns, _ = play_policy(Cliff(), policy, agent.gamma, LIMIT, EPISODES, generator)
-    return {"mean": f"{returns.mean().item():.5g}", "cvar_10": f"{CVaR(ALPHA)(returns).item():.5g}"}
+    return {
+        "checkpoint": which,
+        "mean": f"{returns.mean().item():.5g}",
+        "cvar_10": f"{CVaR(ALPHA)(returns).item():.5g}",
+    }
 
 
 def table(rows: list[dict[str, str]]) -> str:
@@ -99,8 +116,8 @@ def table(rows: list[dict[str, str]]) -> str:
         shares = " | ".join(f"{value / most:.2f}" for value, most in zip(values, top))
         lines.append(f"| brute force: {name} | | | {values[0]:.2f} | {values[1]:.2f} | {shares} |")
     shown = {key: name for key, (name, _) in OBJECTIVES.items()} | EARLIER
-    for objective, name in shown.items():
-        own = [row for row in rows if row["objective"] == objective]
+    for (objective, name), which in itertools.product(shown.items(), ("last", "best")):
+        own = [row for row in rows if (row["objective"], row["checkpoint"]) == (objective, which)]
         if not own:
             continue
         steps = " and ".join(sorted({f"{int(row['environment_step']):,}" for row in own}))
@@ -109,6 +126,7 @@ def table(rows: list[dict[str, str]]) -> str:
             found = estimate(mean, [np.array([float(row[column]) for row in own])])
             texts.append(f"{float(found.value):.2f} [{float(found.low):.2f}, {float(found.high):.2f}]")
             shares.append(f"{float(found.value) / most:.2f}")
+        name += ", best checkpoint" if which == "best" else ""
         lines.append(f"| learned, ascends {name} | {len(own)} | {steps} | {' | '.join(texts + shares)} |")
     return "\n".join(lines)
 
@@ -125,13 +143,13 @@ def main() -> None:
     if options.runs:
         if not options.only:
             parser.error("--runs: expected an objective as well, --only NAME")
-        keep(RESULTS, COLUMNS, ["objective", "seed"], judge(options.only, options.runs))
+        keep(RESULTS, COLUMNS, KEYS, judge(options.only, options.runs))
     elif not options.table:
         with tempfile.TemporaryDirectory(prefix="cliff_study_") as folder:
             for objective in (name for name in OBJECTIVES if options.only in ("", name)):
                 steps = options.steps or OBJECTIVES[objective][1]
                 rows = run(objective, options.seeds, steps, Path(folder))
-                keep(RESULTS, COLUMNS, ["objective", "seed"], rows)
+                keep(RESULTS, COLUMNS, KEYS, rows)
     print(table(read(RESULTS)))
 
 

@@ -200,6 +200,7 @@ class SobolevActorCritic(L.LightningModule):
         self.divergence = divergence
         self.overestimation = Truncation() if overestimation is None else copy.deepcopy(overestimation)  # it may adapt
         self.risk = Mean() if risk is None else risk
+        self.evaluation_risk = self.risk  # what evaluations judge by, also while a schedule leads ``risk`` there
         self.scales = Scales(observation_size, gamma, return_range, normalize_observations)
         self.critic = critic(observation_size, action_size)
         check_divergence(self, observation_size, action_size)
@@ -452,9 +453,19 @@ class SobolevActorCritic(L.LightningModule):
     def judge(self, episodes: Episodes, clean: Episodes | None = None) -> dict[str, Tensor]:
         """Metrics of evaluation episodes, of those without the noise of the config, and of the predicted return."""
         metrics = evaluation_metrics(episodes) | ({} if clean is None else clean_metrics(clean))
+        if not isinstance(self.evaluation_risk, Mean):
+            metrics["eval/risk"] = self.risk_of(episodes.discounted_returns)
         metrics["eval/value"] = self.values(episodes.first_observations, _EVALUATION_SAMPLES).mean()
         self.calibration = calibrate(self.values, episodes, self.gamma) if self.critic.noise_size else None
         return metrics | ({} if self.calibration is None else calibration_metrics(self.calibration))
+
+    def risk_of(self, returns: Tensor) -> Tensor:
+        """The agent's risk measure of ``returns [..., n]`` that episodes realised, in units of reward: ``[...]``.
+
+        Of whole episodes, where the policy ascends the measure anew at every step.
+        """
+        scaled = self.reward_scale(returns.to(self.device))  # as is the parameter of Entropic
+        return self.reward_scale.inverse(self.evaluation_risk(scaled))
 
     @torch.no_grad()
     def values(self, observation: Tensor, count: int) -> Tensor:

@@ -54,6 +54,7 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
     from dsob_pl.cli.loading import build_noise, load
     from dsob_pl.envs import make_env, record_video, run_episodes
+    from dsob_pl.risk import Mean
 
     try:
         device = torch.device(options.device)
@@ -84,6 +85,7 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
         torch.cat([getattr(part, field).double() for part in parts])
         for field in ("returns", "lengths", "discounted_returns")
     )
+    risk = getattr(agent, "evaluation_risk", Mean())
     if options.video:
         made = dict[str, Any](env_kwargs=env_kwargs, noise=noise, gamma=gamma, device=device)
         record_video(env_id, agent.act, options.video, first, **made)
@@ -96,6 +98,8 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
         "return": _statistics(returns),
         "length": _statistics(lengths),
         "discounted_return": _statistics(discounted),
+        # Of whole episodes, in their discounted returns; what the mean would say is said already.
+        "risk": None if isinstance(risk, Mean) else {type(risk).__name__: _finite(agent.risk_of(discounted))},
         "returns": returns.tolist(),
         "video": options.video,
     }
@@ -112,7 +116,11 @@ def _statistics(values: Any) -> dict[str, float | None]:
         "min": values.min(),
         "max": values.max(),
     }
-    return {name: float(value) if math.isfinite(value) else None for name, value in named.items()}
+    return {name: _finite(value) for name, value in named.items()}
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 def _table(result: dict[str, Any]) -> str:
@@ -124,6 +132,8 @@ def _table(result: dict[str, Any]) -> str:
         values = (result[name][kind] for kind in ("mean", "std", "min", "max"))
         cells = "".join(f"{'-' if v is None else f'{v:,.1f}':>12}" for v in values)
         lines.append(f"{name.replace('_', ' '):18}{cells}")
+    for name, value in (result["risk"] or {}).items():
+        lines.append(f"{name + ' of it':18}{'-' if value is None else f'{value:,.1f}':>12}")
     if result["video"]:
         lines.append(f"video: {result['video']}")
     return "\n".join(lines)

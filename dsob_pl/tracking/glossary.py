@@ -67,6 +67,7 @@ GLOSSARY: dict[str, str] = {
     "eval/value": "mean return that the critics predict at the evaluation episodes' first states",
     "eval/discounted_return": "mean discounted return that those episodes realised; compare with eval/value",
     "eval/normalized_score": "the same between staying put (0) and the best policy (1), found by dynamic programming",
+    "eval/risk": "model.risk of the evaluation episodes' discounted returns, where that is not the mean",
     "eval/coverage_50": "fraction of realised returns-to-go within the central 50 % of their predicted law",
     "eval/coverage_80": "the same within its central 80 %",
     "eval/coverage_95": "the same within its central 95 %",

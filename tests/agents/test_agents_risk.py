@@ -151,3 +151,17 @@ def test_what_cannot_be_had_is_refused_in_one_line():
         UsageError, match=r"^model\.risk: expected returns \[1, 10\] -> value \[1\], got \[\] from Whole"
     ):
         agent(Whole())
+
+
+def test_episodes_are_judged_by_the_measure_in_units_of_reward():
+    returns = torch.tensor([3.0, 1.0, 4.0, 2.0])
+    averse = agent(CVaR(0.5))
+    averse.reward_scale.factor.fill_(10.0)
+    assert averse.risk_of(returns).item() == pytest.approx(1.5)
+    averse.risk = Mean()  # on its way, by a schedule: judged by what it leads to
+    assert averse.risk_of(returns).item() == pytest.approx(1.5)
+    # The parameter of Entropic is per unit of scaled return: -log(E exp(-10 G)) / 10.
+    entropic = agent(Entropic(1.0))
+    entropic.reward_scale.factor.fill_(10.0)
+    expected = -torch.exp(-10 * returns.double()).mean().log() / 10
+    assert entropic.risk_of(returns).item() == pytest.approx(expected.item(), rel=1e-5)

@@ -53,6 +53,21 @@ def test_the_table(run: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split("  ")[0] for line in lines[2:]] == ["return", "length", "discounted return"]
 
 
+def test_an_averse_run_is_judged_by_its_measure(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    risk = ["--model.risk", "dsob_pl.risk.CVaR", "--model.risk.alpha=0.5", "--checkpoint.monitor=eval/risk"]
+    assert main(["fit", "--config", "base.yaml", *risk, "--trainer.logger=false", "--data.evaluation_episodes=4"]) == 0
+    assert "best eval/risk" in capsys.readouterr().out
+    arguments = ["evaluate", "--ckpt", str(project / "checkpoints" / "best.ckpt"), "--episodes", "4"]
+    assert main([*arguments, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["CVaR", "of", "it", f"{result['risk']['CVaR']:,.1f}"]
+    # Rewards are 1 a step, and the worst half of four episodes are the two shortest.
+    gamma = 0.99
+    worst = [(1 - gamma**length) / (1 - gamma) for length in sorted(result["returns"])[:2]]
+    assert result["risk"]["CVaR"] == pytest.approx(sum(worst) / 2, rel=1e-4)
+
+
 def test_validate_needs_nothing_but_the_checkpoint(run: str, capsys: pytest.CaptureFixture[str]) -> None:
     before = len(runs_of(Path.cwd()))
     assert main(["validate", "--ckpt_path", str(checkpoint(run))]) == 0

@@ -51,6 +51,36 @@ def test_alpha_falls_from_the_mean_to_the_agents_own_and_stays(tmp_path: Path) -
     assert not agent.risk_varies
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_evaluations_judge_by_the_agents_own_measure_all_the_way(tmp_path: Path, many: bool) -> None:
+    """The worst of two episodes, also while the mean is ascended: the best checkpoint is not that of another aim."""
+    seen: list[dict[str, float]] = []
+
+    class Judged(L.Callback):
+        def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            seen.append({key: float(value) for key, value in trainer.callback_metrics.items()})
+
+    def episodes(seed: int = 0) -> tuple[SobolevActorCritic, ReplayDataModule]:
+        agent, data = build(seed, risk=CVaR(0.5))
+        data.evaluation_episodes = 2
+        return agent, data
+
+    options = {"limit_val_batches": 1, "val_check_interval": 12, "num_sanity_val_steps": 0}
+    if many:
+        module, data = tiny_seeds(episodes)
+        runs = SeedRuns({seed: [RiskSchedule(20, 40), Judged()] for seed in (0, 1)}, {0: [], 1: []})
+        fit = tiny_trainer(tmp_path, 24, callbacks=[], **options)
+        runs.attach(fit)
+    else:
+        module, data = episodes()
+        fit = tiny_trainer(tmp_path, 24, callbacks=[RiskSchedule(20, 40), Judged()], **options)
+    fit.fit(module, data)
+    assert len(seen) == (4 if many else 2)
+    for metrics in seen:
+        mean, worst = metrics["eval/discounted_return"], metrics["eval/risk"]
+        assert worst < mean  # of two, the lower one; they start in two places
+
+
 def test_a_run_that_breaks_off_leaves_the_agent_its_measure(tmp_path: Path) -> None:
     class Breaks(L.Callback):
         def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
