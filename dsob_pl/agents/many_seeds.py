@@ -227,9 +227,14 @@ class ManySeeds(L.LightningModule):
         noise = UpdateNoise(*(torch.stack(x) for x in zip(*drawn)))
 
         def improve(part: Part) -> Metrics:
+            rests = part == "policy" and self.annealing.policy_moves(self) == 0
+            if rests and not report:
+                return {}
             moving = part == "policy" and first.risk_varies
             evaluate = self._evaluate if report or moving else self._fast_evaluate
             loss, metrics = evaluate(part, transition, noise.of(part), report)
+            if rests:
+                return metrics
             return metrics | {f"{part}/grad_norm": self._descend(part, loss, optimizers[part])}
 
         return update(first, improve, self._follow, due)

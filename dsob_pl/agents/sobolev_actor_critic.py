@@ -384,9 +384,14 @@ class SobolevActorCritic(L.LightningModule):
         noise = draw_noise(self, len(transition.r), due)
 
         def improve(part: Part) -> dict[str, Tensor]:
+            rests = part == "policy" and self.annealing.policy_moves(self) == 0
+            if rests and not report:
+                return {}
             moving = part == "policy" and self.risk_varies
             evaluate = objective if report or moving else self._objective
             loss, metrics = evaluate(self, part, transition, noise.of(part), report, nested=self.compiled)
+            if rests:
+                return metrics
             norm, each = self._descend(loss, optimizers[part])
             self._gradient_norms.append((part, each))
             return metrics | {f"{part}/grad_norm": norm}
