@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
 from dsob_pl.agents.calibration import LARGEST_REST, probability_integral_transform
-from dsob_pl.bellman import AdaptivePessimism
+from dsob_pl.bellman import AdaptivePessimism, net_over_total
 from dsob_pl.critics import full_rows
 from dsob_pl.world_models import Transition
 
@@ -62,9 +62,24 @@ def returns_to_go(rewards: Tensor, terminated: Tensor, cut: Tensor, rest: Tensor
     return torch.tensor(returns[::-1], dtype=rewards.dtype)
 
 
+class Judged(NamedTuple):
+    """Realised returns beside the law predicted for them.
+
+    Fields: places ``[R]``, their ranks in it, in [0, 1]; errors ``[R]``, what they are above its mean, in the networks'
+    units.
+    """
+
+    places: Tensor
+    errors: Tensor
+
+    def balance(self) -> Tensor:
+        """Net over total error, in [-1, 1] (0-d); above 0 where predictions are too low."""
+        return net_over_total(self.errors)
+
+
 @torch.no_grad()
-def recent_places(agent: SobolevActorCritic, recent: TensorDictBase, generator: torch.Generator) -> Tensor | None:
-    """Ranks, in [0, 1], of realised returns in the law predicted at the state and action from which they came.
+def judge_recent(agent: SobolevActorCritic, recent: TensorDictBase, generator: torch.Generator) -> Judged | None:
+    """Realised returns beside the law predicted at the state and action from which they came.
 
     Transitions so near to the end of the stretch that what is yet to come counts for more than a fifth of itself are
     not judged, whatever became of their episode: else those whose episode has ended, often badly, would be judged
@@ -101,7 +116,8 @@ def recent_places(agent: SobolevActorCritic, recent: TensorDictBase, generator: 
     judged = torch.linspace(0, rows - 1, min(rows, _STATES)).long()
     s, a = (x[judged].unsqueeze(1).expand(members, -1, _SAMPLES, -1) for x in (t.s, t.a))
     predicted = agent.critic(s, a, noise(len(judged), _SAMPLES)).transpose(0, 1).flatten(1)
-    return probability_integral_transform(predicted, realised[judged].to(predicted))
+    own = realised[judged].to(predicted)
+    return Judged(probability_integral_transform(predicted, own), own - predicted.mean(-1))
 
 
 def adapt_pessimism(agent: SobolevActorCritic, step: int, steps: int, buffer: Buffer) -> dict[str, Tensor]:
@@ -127,9 +143,13 @@ def adapt_pessimism(agent: SobolevActorCritic, step: int, steps: int, buffer: Bu
     count = min(correction.window, buffer.total - int(correction.begun), len(buffer))
     # A generator of its own: how often one looks must not move the noise of training.
     generator = torch.Generator(agent.device).manual_seed(agent.updates)
-    places = recent_places(agent, buffer.newest(count), generator) if count > 0 else None
-    if places is None:
+    judged = judge_recent(agent, buffer.newest(count), generator) if count > 0 else None
+    if judged is None:
         return {}
     if step > correction.after * steps:
-        correction.adapt(places)
-    return {"critic/pessimism": correction.weight.clone(), "critic/recent_pit": places.mean()}
+        correction.adapt(*judged)
+    return {
+        "critic/pessimism": correction.weight.clone(),
+        "critic/recent_pit": judged.places.mean(),
+        "critic/recent_error": judged.balance(),
+    }

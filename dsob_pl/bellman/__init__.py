@@ -1,6 +1,6 @@
 """The Sobolev Bellman operator: samples with gradients, targets, overestimation correction, contraction."""
 
-from dsob_pl.bellman.adaptive_pessimism import AdaptivePessimism, towards_lowest
+from dsob_pl.bellman.adaptive_pessimism import AdaptivePessimism, net_over_total, towards_lowest
 from dsob_pl.bellman.operator import (
     StepJacobians,
     affine_backup,
@@ -36,6 +36,7 @@ __all__ = [
     "gamma_kappa",
     "gamma_kappa_statistics",
     "jacobian_penalty",
+    "net_over_total",
     "operator_norms",
     "smoothed_policy",
     "sobolev_samples",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from dsob_pl.bellman.overestimation import OverestimationCorrection
-from dsob_pl.errors import UsageError
+from dsob_pl.errors import UsageError, nearest
+
+Evidence = Literal["rank", "error"]
 
 
 def towards_lowest(samples: Tensor, weight: float | Tensor) -> Tensor:
@@ -30,16 +33,21 @@ def towards_lowest(samples: Tensor, weight: float | Tensor) -> Tensor:
     return (samples - weight * (means - target)).transpose(0, 1).flatten(1, 2)
 
 
+def net_over_total(errors: Tensor) -> Tensor:
+    """``sum(errors) / sum(|errors|)`` of ``errors [R]``, in [-1, 1]; 0 where there are none (0-d)."""
+    return errors.sum() / errors.abs().sum().clamp_min(torch.finfo(errors.dtype).tiny)
+
+
 class AdaptivePessimism(nn.Module, OverestimationCorrection):
     """Moves target samples towards the lowest mean by a weight that recent returns decide.
 
     Every so many environment steps the agent looks where the returns that it realised of late fall in the law that its
-    critics predict for them. Where they rank below a half on average the weight grows, where above it shrinks, within a
-    floor and a limit. With a floor of 0 the law may still lie too low when nothing is left to take away; below it there
-    is optimism to make up for that, which a policy that still moves would exploit. Returns of training have exploration
-    noise in them, so where that costs much the weight stays high, until the policy rests (``freeze_policy_at``) and
-    explores no more. The idea is that of adaptively calibrated critics (Dorka et al. 2021), with the disagreement of
-    two critics (Fujimoto et al. 2018) in place of truncation, and ranks, which have no unit, in place of differences.
+    critics predict for them. Where they fall low the weight grows, where high it shrinks, within a floor and a limit.
+    With a floor of 0 the law may still lie too low when nothing is left to take away; below it there is optimism to
+    make up for that, which a policy that still moves would exploit. Returns of training have exploration noise in them,
+    so where that costs much the weight stays high, until the policy rests (``freeze_policy_at``) and explores no more.
+    The idea is that of adaptively calibrated critics (Dorka et al. 2021), with the disagreement of two critics
+    (Fujimoto et al. 2018) in place of truncation, and a statistic that has no unit in place of differences.
 
     Args:
         initial: weight at the beginning; high, it lets a policy come to be before the law becomes right.
@@ -48,6 +56,9 @@ class AdaptivePessimism(nn.Module, OverestimationCorrection):
         window: how many of the latest transitions are looked at.
         limit: largest weight; 1 is the lower mean.
         floor: smallest weight; below 0 targets may lie above both critics, by as much as those disagree.
+        evidence: that statistic, from -1 to 1. By "rank" every state counts as much, by the mean rank of its return in
+            its law: where most states have next to no spread, it is those that are made right. By "error" the net error
+            of predicted means over the total error: those where most is at stake.
         after: fraction of the run, ``trainer.max_steps``, after which the weight changes; before it stays.
 
     Attributes:
@@ -70,6 +81,7 @@ class AdaptivePessimism(nn.Module, OverestimationCorrection):
         limit: float = 1.0,
         after: float = 0.0,
         floor: float = 0.0,
+        evidence: Evidence = "rank",
     ) -> None:
         super().__init__()
         if not 0 < limit < math.inf:
@@ -84,11 +96,15 @@ class AdaptivePessimism(nn.Module, OverestimationCorrection):
             raise UsageError(f"AdaptivePessimism.rate: expected a number of at least 0, got {rate}")
         if not 0 <= after < 1:
             raise UsageError(f"AdaptivePessimism.after: expected a fraction in [0, 1), got {after}")
+        if evidence not in get_args(Evidence):
+            raise UsageError(
+                f"AdaptivePessimism.evidence: expected rank or error, got '{evidence}'{nearest(evidence, get_args(Evidence))}"
+            )
         for name, number in (("every", every), ("window", window)):
             if number < 1:
                 raise UsageError(f"AdaptivePessimism.{name}: expected at least 1 environment step, got {number}")
         self.rate, self.every, self.window, self.after = rate, every, window, after
-        self.floor, self.limit = floor, limit
+        self.floor, self.limit, self.evidence = floor, limit, evidence
         self.register_buffer("weight", torch.tensor(float(initial)))
         self.register_buffer("begun", torch.tensor(-1))
 
@@ -97,7 +113,12 @@ class AdaptivePessimism(nn.Module, OverestimationCorrection):
         return towards_lowest(samples, self.weight)
 
     @torch.no_grad()
-    def adapt(self, places: Tensor) -> None:
-        """Changes the weight by what realised returns say, given their ranks in the predicted law, in [0, 1]."""
-        change = self.rate * (1 - 2 * places.mean())
-        self.weight.copy_((self.weight + change).clamp(self.floor, self.limit))
+    def adapt(self, places: Tensor, errors: Tensor) -> None:
+        """Changes the weight by what realised returns say, which may raise or lower it by ``rate`` at most.
+
+        Args:
+            places: their ranks in the predicted law ``[R]``, in [0, 1].
+            errors: what they are above its mean ``[R]``, in any unit.
+        """
+        too_low = 2 * places.mean() - 1 if self.evidence == "rank" else net_over_total(errors)
+        self.weight.copy_((self.weight - self.rate * too_low).clamp(self.floor, self.limit))

@@ -22,6 +22,7 @@ GLOSSARY: dict[str, str] = {
     "critic/pessimism": "weight of the targets' pessimism where it adapts (AdaptivePessimism); "
     "1 is the lower mean, below 0 optimism",
     "critic/recent_pit": "mean rank of recent training returns in their predicted law; above 0.5 that lies too low",
+    "critic/recent_error": "net over total error of the mean predicted for them, in [-1, 1]; above 0 that lies too low",
     "critic/grad_norm": "global norm of the critics' parameter gradient before clipping",
     "policy/loss": "minus the predicted return of the policy's own actions, its mean or that of model.risk",
     "policy/grad_norm": "global norm of the policy's parameter gradient before clipping",

@@ -13,7 +13,7 @@ from tensordict import TensorDict
 from tiny import parameters, tiny_agent, tiny_seeds, tiny_trainer
 
 from dsob_pl.agents import SobolevActorCritic
-from dsob_pl.agents.recent_returns import adapt_pessimism, foresight, recent_places, returns_to_go
+from dsob_pl.agents.recent_returns import adapt_pessimism, foresight, judge_recent, returns_to_go
 from dsob_pl.bellman import AdaptivePessimism, Truncation
 from dsob_pl.critics import Critic, GenerativeCritic
 from dsob_pl.data import ReplayDataModule
@@ -81,29 +81,33 @@ def test_where_the_law_is_right_the_ranks_are_uniform(time_limit, float64):
     agent = agent_with(Law())
     drawn = [
         # Few and far between, of many stretches: neighbours share most of their rewards.
-        recent_places(agent, stretch(60, seed, time_limit), torch.Generator().manual_seed(seed))[::20]
+        judge_recent(agent, stretch(60, seed, time_limit), torch.Generator().manual_seed(seed)).places[::20]
         for seed in range(400)
     ]
     places = torch.cat(drawn)
     assert len(places) == 400 * 3
     assert stats.kstest(places.numpy(), "uniform").pvalue > 0.01
     for shift, way in ((1.0, -1), (-1.0, 1)):
-        moved = recent_places(agent_with(Law(shift)), stretch(400, 0, time_limit), torch.Generator().manual_seed(0))
-        assert way * (moved.mean() - 0.5) > 0.1
+        moved = judge_recent(agent_with(Law(shift)), stretch(400, 0, time_limit), torch.Generator().manual_seed(0))
+        assert way * (moved.places.mean() - 0.5) > 0.1
+        assert way * moved.balance() > 0.2
+        assert moved.balance() == pytest.approx((moved.errors.sum() / moved.errors.abs().sum()).item())
 
 
 def test_what_is_too_near_to_the_end_is_not_judged_and_a_gap_is_a_cut(float64):
     agent = agent_with(Law())
     draw = torch.Generator().manual_seed(0)
     assert foresight(GAMMA) == 8
-    assert recent_places(agent, stretch(8, 0), draw) is None
-    assert len(recent_places(agent, stretch(9, 0), draw)) == 1
+    assert judge_recent(agent, stretch(8, 0), draw) is None
+    assert len(judge_recent(agent, stretch(9, 0), draw).places) == 1
     # Rewards of 1,000 behind a gap must not be counted before it; the law lies far below them.
     first, second = stretch(30, 1), stretch(30, 2)
     second["next", "reward"] += 1000
-    places = recent_places(agent, torch.cat([first, second]), draw)
+    places, errors = judge_recent(agent, torch.cat([first, second]), draw)
     assert places[:20].mean() < 0.8
     assert (places[30:] > 0.99).all()
+    assert (errors[:20].abs() < 100).all()
+    assert (errors[30:] > 500).all()
 
 
 class Written:
@@ -160,7 +164,7 @@ class Torn(Law):
 def test_what_completes_a_cut_episode_is_of_all_critics(float64):
     # Every second transition is cut, so it is always an odd one that is completed.
     agent = agent_with(Torn())
-    drawn = [recent_places(agent, stretch(400, k, 2), torch.Generator().manual_seed(k)) for k in range(30)]
+    drawn = [judge_recent(agent, stretch(400, k, 2), torch.Generator().manual_seed(k)).places for k in range(30)]
     assert torch.cat(drawn).mean() == pytest.approx(0.5, abs=0.03)
 
 

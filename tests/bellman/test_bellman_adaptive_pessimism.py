@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsob_pl.bellman import AdaptivePessimism, LowerMean, NoCorrection, towards_lowest
+from dsob_pl.bellman import AdaptivePessimism, LowerMean, NoCorrection, net_over_total, towards_lowest
 from dsob_pl.errors import UsageError
 
 
@@ -60,15 +60,16 @@ def test_the_moved_gradient_is_the_gradient_of_the_moved_return(float64):
 
 def test_the_weight_goes_against_the_bias_and_stays_within_its_limits(float64):
     pessimism = AdaptivePessimism(initial=0.5, rate=0.2)
-    pessimism.adapt(torch.tensor([0.0, 0.5]))  # realised below predicted
+    none = torch.zeros(1)  # of the errors, by which this one does not go
+    pessimism.adapt(torch.tensor([0.0, 0.5]), none)  # realised below predicted
     assert pessimism.weight == pytest.approx(0.6)
-    pessimism.adapt(torch.tensor([0.5, 0.5, 0.4, 0.6]))
+    pessimism.adapt(torch.tensor([0.5, 0.5, 0.4, 0.6]), none)
     assert pessimism.weight == pytest.approx(0.6)
     for _ in range(10):
-        pessimism.adapt(torch.ones(3))
+        pessimism.adapt(torch.ones(3), torch.zeros(3))
     assert pessimism.weight == 0
     for _ in range(10):
-        pessimism.adapt(torch.zeros(3))
+        pessimism.adapt(torch.zeros(3), torch.zeros(3))
     assert pessimism.weight == 1
     assert pessimism.state_dict() == {"weight": torch.tensor(1.0), "begun": torch.tensor(-1)}
     samples = torch.randn(2, 3, 4, 2)
@@ -77,14 +78,36 @@ def test_the_weight_goes_against_the_bias_and_stays_within_its_limits(float64):
 
 def test_below_0_the_weight_is_optimism_as_far_as_the_floor_allows(float64):
     pessimism = AdaptivePessimism(initial=0.0, rate=0.2, floor=-0.5)
-    pessimism.adapt(torch.ones(3))
+    pessimism.adapt(torch.ones(3), torch.zeros(3))
     assert pessimism.weight == pytest.approx(-0.2)
     for _ in range(10):
-        pessimism.adapt(torch.ones(3))
+        pessimism.adapt(torch.ones(3), torch.zeros(3))
     assert pessimism.weight == -0.5
     # Mean returns 5 and 3: the higher one's samples go up by half of 2, the gradients with them; the lower ones stay.
     samples = torch.tensor([[[[4.0, 1.0], [6.0, 3.0]]], [[[3.0, 0.0], [3.0, 1.0]]]])
     assert pessimism(samples).tolist() == [[[5.0, 1.75], [7.0, 3.75], [3.0, 0.0], [3.0, 1.0]]]
+
+
+def test_by_error_it_is_the_mean_where_most_is_at_stake(float64):
+    # Nine states 0.1 too low, one 2.1 too high: by rank the weight shrinks, by error it grows, by (2.1 - 0.9) / 3.
+    places, errors = torch.tensor([1.0] * 9 + [0.0]), torch.tensor([0.1] * 9 + [-2.1])
+    by_rank, by_error = (AdaptivePessimism(initial=0.5, rate=0.2, evidence=e) for e in ("rank", "error"))
+    by_rank.adapt(places, errors)
+    by_error.adapt(places, errors)
+    assert by_rank.weight == pytest.approx(0.5 - 0.2 * 0.8)
+    assert by_error.weight == pytest.approx(0.5 + 0.2 * 0.4)
+    by_error.adapt(places, torch.zeros(10))  # nothing is wrong, so nothing changes
+    assert by_error.weight == pytest.approx(0.58)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20), st.floats(1e-3, 1e3))
+def test_the_balance_of_errors_has_no_unit_and_is_within_one(errors, unit):
+    own = torch.tensor(errors, dtype=torch.float64)
+    balance = net_over_total(own)
+    assert -1 - 1e-12 <= balance <= 1 + 1e-12
+    torch.testing.assert_close(net_over_total(own * unit), balance)
+    torch.testing.assert_close(net_over_total(-own), -balance)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +118,7 @@ def test_below_0_the_weight_is_optimism_as_far_as_the_floor_allows(float64):
         ({"floor": 0.5}, r"floor: expected a number of at most 0, got 0\.5"),
         ({"rate": float("nan")}, r"rate: expected a number of at least 0, got nan"),
         ({"after": 1.0}, r"after: expected a fraction in \[0, 1\), got 1"),
+        ({"evidence": "ranks"}, r"evidence: expected rank or error, got 'ranks'; did you mean 'rank'\?"),
         ({"every": 0}, r"every: expected at least 1 environment step, got 0"),
         ({"window": 0}, r"window: expected at least 1 environment step, got 0"),
     ],
