@@ -97,9 +97,8 @@ class AdaptivePessimism(nn.Module, OverestimationCorrection):
         if not 0 <= after < 1:
             raise UsageError(f"AdaptivePessimism.after: expected a fraction in [0, 1), got {after}")
         if evidence not in get_args(Evidence):
-            raise UsageError(
-                f"AdaptivePessimism.evidence: expected rank or error, got '{evidence}'{nearest(evidence, get_args(Evidence))}"
-            )
+            close = nearest(evidence, get_args(Evidence))
+            raise UsageError(f"AdaptivePessimism.evidence: expected rank or error, got '{evidence}'{close}")
         for name, number in (("every", every), ("window", window)):
             if number < 1:
                 raise UsageError(f"AdaptivePessimism.{name}: expected at least 1 environment step, got {number}")

@@ -15,6 +15,7 @@ from dsob_pl.critics import GenerativeCritic
 from dsob_pl.data import ReplayDataModule, save_replay
 from dsob_pl.errors import RunFailed, UsageError
 from dsob_pl.networks import DeterministicPolicy
+from dsob_pl.risk import CVaR
 from dsob_pl.tracking.glossary import GLOSSARY, unknown_metrics
 from dsob_pl.world_models import CVAE
 
@@ -53,7 +54,8 @@ def parameters(agent):
 @pytest.mark.parametrize("source", ["imagined", "replayed"])
 def test_a_fit_counts_environment_steps_and_logs_the_glossary(tmp_path, source):
     pessimism = AdaptivePessimism(every=5, window=10)
-    agent, data = build(target_source=source, sobolev="state_action", gamma=0.7, overestimation=pessimism)
+    options = {"sobolev": "state_action", "gamma": 0.7, "overestimation": pessimism, "risk": CVaR(0.5)}
+    agent, data = build(target_source=source, **options)
     run = trainer(tmp_path)
     run.fit(agent, data)
     assert run.global_step == data.steps_collected == 40
