@@ -4,9 +4,10 @@
     python notebooks/calibration_study.py --table         the table from the file, nothing is run
     python notebooks/calibration_study.py --runs FOLDER   the default's cells, from a sweep of conf/suite/default.yaml there
 
-Each cell is the default of conf/pendulum.yaml, or that under noise, or what it was when pessimism adapted from the start,
-that without pessimism, that with another divergence, or what the default was before all of this; coverage is that of the
-last evaluation's episodes, which were not seen in training.
+Each cell is the default of conf/pendulum.yaml, or that under noise or on another task, or the default with pessimism that
+goes by ranks or leaves at half of the run, or what it was when pessimism adapted from the start, that without pessimism,
+that with another divergence, or what the default was before all of this; coverage is that of the last evaluation's
+episodes, which were not seen in training.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import yaml
-from omegaconf import OmegaConf
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
@@ -56,18 +56,40 @@ def overlay(file: str, **trainer: int) -> dict[str, object]:
     return found | ({"trainer": trainer} if trainer else {})
 
 
-def together(*parts: dict[str, object]) -> dict[str, object]:
-    """Overlays as one, the last one counting."""
-    return OmegaConf.to_container(OmegaConf.merge(*parts))  # type: ignore[return-value]
+def pessimism(**options: object) -> dict[str, object]:
+    """AdaptivePessimism with these options."""
+    part = {"class_path": "dsob_pl.bellman.AdaptivePessimism", "init_args": options}
+    return {"model": {"init_args": {"overestimation": part}}}
+
+
+def together(*parts: dict[str, Any]) -> dict[str, Any]:
+    """Overlays as one, the last one counting; the options of another class are not those of this one."""
+    result: dict[str, Any] = {}
+    for part in parts:
+        for key, value in part.items():
+            before = result.get(key)
+            alike = isinstance(before, dict) and isinstance(value, dict)
+            same = alike and before.get("class_path", "") == value.get("class_path", before.get("class_path", ""))
+            result[key] = together(before, value) if same else value
+    return result
 
 
 EARLIER = "ablation/earlier_default.yaml"
+# Where a law is to be right for most states, not for those where most is at stake.
+BY_RANK = pessimism(after=0.6, rate=0.25, floor=-1.0, evidence="rank")
+# The policy still moves, and nothing adds optimism.
+AT_HALF = together(
+    pessimism(after=0.5, rate=0.1, floor=0.0, evidence="rank"),
+    {"model": {"init_args": {"anneal_after": 0.5, "freeze_policy_at": 0.7}}},
+)
 FROM_START = overlay("ablation/adapting_from_start.yaml")
 NONE = together(FROM_START, overlay("ablation/no_truncation.yaml"))
 CELLS: dict[str, dict[str, object]] = {
     "default": {},
     "default, dynamics noise": overlay("noise/dynamics.yaml"),
     "default, observation noise": overlay("noise/observation.yaml"),
+    "pessimism by ranks": BY_RANK,
+    "pessimism leaving at half of the run": AT_HALF,
     "adapting from the start": FROM_START,
     "adapting from the start, dynamics noise": together(FROM_START, overlay("noise/dynamics.yaml")),
     "adapting from the start, observation noise": together(FROM_START, overlay("noise/observation.yaml")),
@@ -83,11 +105,19 @@ CELLS: dict[str, dict[str, object]] = {
     "earlier default": overlay(EARLIER, max_steps=1500),
     "earlier default, longer": overlay(EARLIER, max_steps=4000),
 }
-# The same runs in conf/suite/default.yaml.
+# Cells of conf/suite/default.yaml: the same runs, and those of other tasks.
 SUITE_CELLS = {
-    "default": "pendulum/mmd_adaptive_state_action/none",
-    "default, dynamics noise": "pendulum/mmd_adaptive_state_action/dynamics",
-    "default, observation noise": "pendulum/mmd_adaptive_state_action/observation",
+    name: f"{task}/mmd_adaptive_state_action/{noise}"
+    for label, task in {
+        "default": "pendulum",
+        "default, InvertedPendulum-v5": "inverted_pendulum",
+        "default, InvertedDoublePendulum-v5": "inverted_double_pendulum",
+    }.items()
+    for noise, name in {
+        "none": label,
+        "observation": f"{label}, observation noise",
+        "dynamics": f"{label}, dynamics noise",
+    }.items()
 }
 # Rows of the earlier conf/pendulum.yaml (their commit is in the file), kept for what they show.
 KEPT = (
@@ -144,7 +174,7 @@ def table(rows: list[dict[str, str]]) -> str:
         "| mean PIT | CRPS | predicted value | realised |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for cell in (*CELLS, *KEPT):
+    for cell in dict.fromkeys((*SUITE_CELLS, *CELLS, *KEPT)):
         own = [row for row in rows if row["cell"] == cell]
         if not own:
             continue

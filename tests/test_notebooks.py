@@ -1,14 +1,17 @@
 """The notebooks run from top to bottom."""
 
+import importlib
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 from nbclient import NotebookClient
 from suites import tables
 
 from dsob_pl.analysis import to_csv
+from dsob_pl.cli import main
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
@@ -37,6 +40,20 @@ def row_of(text, label, end=None):
     """The numbers after ``label`` in its line of a printed table."""
     (line,) = [line for line in text.splitlines() if label in line and (end is None or end in line)]
     return [float(number) for number in re.findall(r"-?\d+\.\d+", line.partition(label)[2])]
+
+
+def test_every_cell_of_the_calibration_study_is_a_config(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(str(NOTEBOOKS))
+    study = importlib.import_module("calibration_study")
+    file, pessimism = tmp_path / "cell.yaml", {}
+    for cell, overlay in study.CELLS.items():
+        file.write_text(yaml.safe_dump(overlay or {"threads": 1}))
+        files = [f"--config={NOTEBOOKS.parent / 'conf' / 'pendulum.yaml'}", f"--config={file}"]
+        assert main(["fit", *files, "--print_config"]) == 0, cell
+        printed = yaml.safe_load(capsys.readouterr().out)
+        pessimism[cell] = printed["model"]["init_args"]["overestimation"]["class_path"].rpartition(".")[2]
+    assert pessimism["default"] == pessimism["adapting from the start"] == "AdaptivePessimism"
+    assert pessimism["no pessimism"] == "NoCorrection"
 
 
 @pytest.mark.timeout(280)
