@@ -5,9 +5,9 @@
     python notebooks/cliff_study.py --table       the table from the file, nothing is run
 
 World models are learned. Objectives have the environment steps of their config, which the table states. Policies play
-20,000 episodes of the problem itself: every agent's last one, and of averse agents the best checkpoint, too, which
-evaluations of 200 other episodes chose by the same measure. CVaR is that of the discounted return of these episodes,
-not what the agent's critic predicts.
+20,000 episodes of the problem itself: every agent's last one, and where the best checkpoint is that of the measure that
+is ascended (eval/risk, of 200 other episodes of an evaluation), that one, too. CVaR is that of the discounted return of
+these episodes, not what the agent's critic predicts.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,42 +46,40 @@ EPISODES, LIMIT, ALPHA = 20_000, 30, 0.1
 
 
 def run(objective: str, seeds: str, steps: int, folder: Path) -> list[dict[str, object]]:
-    """Trains all seeds in one process; a row for each."""
+    """Trains all seeds in one process; their rows."""
     files = [ROOT / "conf/cliff.yaml", ROOT / f"conf/risk/{objective}.yaml"]
     options = f"--trainer.max_steps={steps}", "--model.compile=true"
     runs = fit(folder / objective, files, seeds, *options)
-    return [
-        {"objective": objective, "environment_step": steps, **played, **provenance(found)}
-        for found in runs
-        for played in plays(found, objective)
-    ]
+    return [{"objective": objective, **played, **provenance(found)} for found in runs for played in plays(found)]
 
 
 def judge(objective: str, folder: Path) -> list[dict[str, object]]:
-    """A row for each run of the objective that has finished in the folder."""
-    from dsob_pl.tracking.store import mlflow_client
-
-    client = mlflow_client(f"sqlite:///{folder.resolve() / 'mlflow.db'}")
-    rows: list[dict[str, object]] = []
-    for found in finished(folder):
-        steps = client.get_metric_history(found.info.run_id, "eval/return_mean")[-1].step
-        for played in plays(found, objective):
-            rows.append({"objective": objective, "environment_step": steps, **played, **own_provenance(found)})
-    return rows
+    """Rows of each run of the objective that has finished in the folder."""
+    return [
+        {"objective": objective, **played, **own_provenance(found)}
+        for found in finished(folder)
+        for played in plays(found)
+    ]
 
 
-def plays(found: Any, objective: str) -> list[dict[str, object]]:
-    """Those of the last policy and, where the objective is averse, of the best checkpoint."""
-    return [play(found, which) for which in (["last"] if objective == "mean" else ["last", "best"])]
+def plays(found: Any) -> list[dict[str, object]]:
+    """Those of a run's last policy, and of its best checkpoint where that is the best by the measure it ascends."""
+    from dsob_pl.training.checkpoint_file import checkpoint_config, read_checkpoint
+
+    folder = Path(found.info.artifact_uri) / "checkpoints"
+    last = folder / "last.ckpt"
+    monitor = yaml.safe_load(checkpoint_config(read_checkpoint(last), last))["checkpoint"]["monitor"]
+    return [play(folder / f"{which}.ckpt") for which in (["last", "best"] if monitor == "eval/risk" else ["last"])]
 
 
-def play(found: Any, which: str) -> dict[str, object]:
-    """Mean and CVaR of a policy of the run over episodes of the problem itself."""
+def play(checkpoint: Path) -> dict[str, object]:
+    """Mean and CVaR of a policy over episodes of the problem itself."""
     from dsob_pl import load_agent
     from dsob_pl.envs import Cliff, play_policy
     from dsob_pl.risk import CVaR
+    from dsob_pl.training.checkpoint_file import read_checkpoint
 
-    agent = load_agent(Path(found.info.artifact_uri) / "checkpoints" / f"{which}.ckpt")
+    agent = load_agent(checkpoint)
 
     def policy(s: Tensor, *_: object) -> Tensor:
         return agent.act(s.float()).double()
@@ -88,7 +87,8 @@ def play(found: Any, which: str) -> dict[str, object]:
     generator = torch.Generator().manual_seed(0)
     returns, _ = play_policy(Cliff(), policy, agent.gamma, LIMIT, EPISODES, generator)
     return {
-        "checkpoint": which,
+        "checkpoint": checkpoint.stem,
+        "environment_step": int(read_checkpoint(checkpoint)["global_step"]),
         "mean": f"{returns.mean().item():.5g}",
         "cvar_10": f"{CVaR(ALPHA)(returns).item():.5g}",
     }
@@ -120,7 +120,8 @@ def table(rows: list[dict[str, str]]) -> str:
         own = [row for row in rows if (row["objective"], row["checkpoint"]) == (objective, which)]
         if not own:
             continue
-        steps = " and ".join(sorted({f"{int(row['environment_step']):,}" for row in own}))
+        at = sorted({int(row["environment_step"]) for row in own})
+        steps = f"{at[0]:,}" if len(at) == 1 else f"{at[0]:,} to {at[-1]:,}"
         texts, shares = [], []
         for column, most in zip(("mean", "cvar_10"), top):
             found = estimate(mean, [np.array([float(row[column]) for row in own])])

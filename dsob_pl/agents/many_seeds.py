@@ -142,6 +142,7 @@ class ManySeeds(L.LightningModule):
         report = (self.trainer.global_step + 1) % self._report_every == 0
         if step.batch is not None:
             self.annealing.apply(self)
+            self._latest = self.annealing.still_measured(self, self._latest)
             each = [agent.transitions(step.batch[i]) for i, agent in enumerate(self.agents)]
             transitions = Transition(*(torch.stack(x, 1) for x in zip(*each)))  # [U, S, B]
             rounds = len(transitions.r)

@@ -351,6 +351,7 @@ class SobolevActorCritic(L.LightningModule):
         report = (self.trainer.global_step + 1) % self._report_every == 0
         if step.batch is not None:
             self.annealing.apply(self)
+            self._latest = self.annealing.still_measured(self, self._latest)
             transitions = self.transitions(step.batch)
             rounds = transitions.r.shape[0]
             for u in range(rounds):
@@ -469,7 +470,7 @@ class SobolevActorCritic(L.LightningModule):
 
         Of whole episodes, where the policy ascends the measure anew at every step.
         """
-        scaled = self.reward_scale(returns.to(self.device))  # as is the parameter of Entropic
+        scaled = self.reward_scale(returns.to(self.reward_scale.factor))  # as is the parameter of Entropic
         return self.reward_scale.inverse(self.evaluation_risk(scaled))
 
     @torch.no_grad()

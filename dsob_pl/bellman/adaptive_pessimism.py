@@ -19,6 +19,9 @@ def towards_lowest(samples: Tensor, weight: float | Tensor) -> Tensor:
 
     The mean of critic e becomes ``(1 - weight) mean_e + weight min_e mean_e``. The gradients move with the returns: by
     the same part of the way to the mean gradient of the critic whose mean return is the lowest.
+    A weight below 0 is optimism: samples move away from the lowest mean, and those of the lowest stay. Of two critics
+    whose means differ by d the pooled mean is then ``-weight d / 2`` above their average, and the means are
+    ``(1 - weight) d`` apart, which widens the pooled law.
 
     Args:
         samples: ``[E, B, M, D]`` with the return in component 0.
@@ -35,7 +38,8 @@ def towards_lowest(samples: Tensor, weight: float | Tensor) -> Tensor:
 
 def net_over_total(errors: Tensor) -> Tensor:
     """``sum(errors) / sum(|errors|)`` of ``errors [R]``, in [-1, 1]; 0 where there are none (0-d)."""
-    return errors.sum() / errors.abs().sum().clamp_min(torch.finfo(errors.dtype).tiny)
+    total = errors.abs().sum()
+    return torch.where(total > 0, errors.sum() / total, torch.zeros_like(total))
 
 
 class AdaptivePessimism(nn.Module, OverestimationCorrection):
@@ -55,7 +59,8 @@ class AdaptivePessimism(nn.Module, OverestimationCorrection):
         every: environment steps from one look to the next.
         window: how many of the latest transitions are looked at.
         limit: largest weight; 1 is the lower mean.
-        floor: smallest weight; below 0 targets may lie above both critics, by as much as those disagree.
+        floor: smallest weight; below 0 it is optimism. With -1 the mean of the targets of two critics can come up to
+            that of the higher one.
         evidence: that statistic, from -1 to 1. By "rank" every state counts as much, by the mean rank of its return in
             its law: where most states have next to no spread, it is those that are made right. By "error" the net error
             of predicted means over the total error: those where most is at stake.

@@ -52,7 +52,7 @@ def evaluate(arguments: list[str]) -> int:
 def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from dsob_pl.cli.loading import build_noise, load
+    from dsob_pl.cli.loading import build_noise, evaluation_env_kwargs, load
     from dsob_pl.envs import make_env, record_video, run_episodes
     from dsob_pl.risk import Mean
 
@@ -66,7 +66,7 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"evaluate: '{type(agent).__name__}' has no policy; it is not an agent")
     data = config.get("data", {})
     env_id = options.env_id or data["env_id"]
-    env_kwargs = data.get("env_kwargs") if options.env_id is None else None
+    env_kwargs = evaluation_env_kwargs(data) if options.env_id is None else None
     noise = [] if options.clean else build_noise(config)
     first = data.get("evaluation_seed", 10_000) if options.seed is None else options.seed
     gamma = float(getattr(agent, "gamma", 1.0))
@@ -99,7 +99,7 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
         "length": _statistics(lengths),
         "discounted_return": _statistics(discounted),
         # Of whole episodes, in their discounted returns; what the mean would say is said already.
-        "risk": None if isinstance(risk, Mean) else {type(risk).__name__: _finite(agent.risk_of(discounted))},
+        "risk": None if isinstance(risk, Mean) else _measured(risk, agent.risk_of(discounted)),
         "returns": returns.tolist(),
         "video": options.video,
     }
@@ -119,6 +119,11 @@ def _statistics(values: Any) -> dict[str, float | None]:
     return {name: _finite(value) for name, value in named.items()}
 
 
+def _measured(risk: Any, value: Any) -> dict[str, Any]:
+    options = {name: x for name, x in vars(risk).items() if isinstance(x, int | float | str) and name[0] != "_"}
+    return {"measure": type(risk).__name__, "options": options, "value": _finite(value)}
+
+
 def _finite(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
@@ -132,8 +137,10 @@ def _table(result: dict[str, Any]) -> str:
         values = (result[name][kind] for kind in ("mean", "std", "min", "max"))
         cells = "".join(f"{'-' if v is None else f'{v:,.1f}':>12}" for v in values)
         lines.append(f"{name.replace('_', ' '):18}{cells}")
-    for name, value in (result["risk"] or {}).items():
-        lines.append(f"{name + ' of it':18}{'-' if value is None else f'{value:,.1f}':>12}")
+    if result["risk"]:
+        measure, options, value = (result["risk"][name] for name in ("measure", "options", "value"))
+        given = ", ".join(f"{name} {x}" for name, x in options.items())
+        lines.append(f"{measure}({given}) of the discounted return: {'-' if value is None else f'{value:,.1f}'}")
     if result["video"]:
         lines.append(f"video: {result['video']}")
     return "\n".join(lines)

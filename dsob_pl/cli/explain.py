@@ -40,7 +40,7 @@ def explain(arguments: list[str]) -> int:
     from dsob_pl.analysis.episode import explain_episode
     from dsob_pl.analysis.episode_figure import coverage_line, episode_figure
     from dsob_pl.analysis.episode_page import episode_page
-    from dsob_pl.cli.loading import build_noise, load
+    from dsob_pl.cli.loading import build_noise, evaluation_env_kwargs, load
     from dsob_pl.envs import make_env
 
     out = Path(options.out)
@@ -54,7 +54,7 @@ def explain(arguments: list[str]) -> int:
         )
     data = config.get("data", {})
     noise = [] if options.clean else build_noise(config)
-    env = make_env(data["env_id"], env_kwargs=data.get("env_kwargs"), noise=noise)
+    env = make_env(data["env_id"], env_kwargs=evaluation_env_kwargs(data), noise=noise)
     if options.max_steps:
         env = TimeLimit(env, options.max_steps)
     episode = explain_episode(agent, env, options.episode, options.samples)

@@ -180,6 +180,13 @@ def model_factory(config: dict[str, Any], sizes: dict[str, int]) -> Callable[[],
     return build
 
 
+def evaluation_env_kwargs(data: dict[str, Any]) -> dict[str, Any] | None:
+    """Arguments of the environment in which a run was judged, from its config's ``data``."""
+    from dsob_pl.data.datamodule import evaluation_kwargs
+
+    return evaluation_kwargs(data.get("env_kwargs"), data.get("evaluation_env_kwargs"))
+
+
 def build_noise(config: dict[str, Any]) -> list[Callable[[gymnasium.Env], gymnasium.Env]]:
     """The wrappers of a config's ``data.noise``, none where it has none.
 

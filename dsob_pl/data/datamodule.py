@@ -36,6 +36,8 @@ class ReplayDataModule(ReplayOnDisk, L.LightningDataModule):
         warmup_steps: environment steps with uniformly random actions and without updates at the start.
         evaluation_episodes: episodes per evaluation.
         evaluation_seed: the evaluation episodes are reset with this seed and the ones that follow it.
+        evaluation_env_kwargs: in place of those of ``env_kwargs`` with the same names, in evaluations; for a task that
+            is trained from other first states than it is judged by.
         seed: of the environment's first reset, the random actions and the draws from replay.
         replay_path: a file of ``save_replay`` or a checkpoint, whose transitions fill the buffer before the start.
         collect: False trains on the transitions of ``replay_path`` only and takes no environment step.
@@ -66,10 +68,12 @@ class ReplayDataModule(ReplayOnDisk, L.LightningDataModule):
         holdout_fraction: float = 0.0,
         noise: list[Callable[[gymnasium.Env], gymnasium.Env]] | None = None,
         restart_budget: int = 0,
+        evaluation_env_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.env_id = env_id
         self.env_kwargs = env_kwargs
+        self.evaluation_env_kwargs = evaluation_env_kwargs
         self.noise = noise or []
         self.batch_size = _integer("batch_size", batch_size, 1)
         self.updates_per_step = _integer("updates_per_step", updates_per_step, 1)
@@ -87,6 +91,8 @@ class ReplayDataModule(ReplayOnDisk, L.LightningDataModule):
         self._evaluation_envs: dict[bool, list[gymnasium.Env]] = {}  # those without noise under True
         self.observation_size = int(self._env.observation_space.shape[0])  # type: ignore[index]
         self.action_size = int(self._env.action_space.shape[0])  # type: ignore[index]
+        if evaluation_env_kwargs is not None:
+            self._check_evaluation_env()
         self.replay = build_replay(capacity, int(np.random.SeedSequence([seed, 0]).generate_state(1)[0]))
         self.holdout = build_replay(max(capacity // max(self.holdout_every, 1), 1), seed)
         restart_budget = _integer("restart_budget", restart_budget, 0)
@@ -147,8 +153,13 @@ class ReplayDataModule(ReplayOnDisk, L.LightningDataModule):
     def evaluation_environments(self, clean: bool = False) -> list[gymnasium.Env]:
         """One environment for each evaluation episode; those that are ``clean`` are without noise."""
         if clean not in self._evaluation_envs:
-            self._evaluation_envs[clean] = [self._make_env(clean) for _ in range(self.evaluation_episodes)]
+            self._evaluation_envs[clean] = [self._make_evaluation_env(clean) for _ in range(self.evaluation_episodes)]
         return self._evaluation_envs[clean]
+
+    @property
+    def evaluation_env(self) -> gymnasium.Env:
+        """The environment of the first evaluation episode."""
+        return self.evaluation_environments()[0]
 
     def evaluation_seeds(self) -> Tensor:
         """Reset seeds [n] of the evaluation episodes."""
@@ -220,8 +231,25 @@ class ReplayDataModule(ReplayOnDisk, L.LightningDataModule):
             if state[name]["size"]:
                 self._check_sizes(state[name], "the checkpoint")
 
-    def _make_env(self, clean: bool = False) -> gymnasium.Env:
-        return make_env(self.env_id, env_kwargs=self.env_kwargs, noise=None if clean else self.noise)
+    def _make_env(self) -> gymnasium.Env:
+        return make_env(self.env_id, env_kwargs=self.env_kwargs, noise=self.noise)
+
+    def _make_evaluation_env(self, clean: bool = False) -> gymnasium.Env:
+        kwargs = evaluation_kwargs(self.env_kwargs, self.evaluation_env_kwargs)
+        return make_env(self.env_id, env_kwargs=kwargs, noise=None if clean else self.noise)
+
+    def _check_evaluation_env(self) -> None:
+        try:
+            env = self._make_evaluation_env()
+        except UsageError as error:
+            raise UsageError(str(error).replace("data.env_kwargs", "data.evaluation_env_kwargs")) from error
+        for space, own in (("observation", self.observation_size), ("action", self.action_size)):
+            there = getattr(env, f"{space}_space").shape[0]
+            if there != own:
+                raise UsageError(
+                    f"data.evaluation_env_kwargs: expected {space}s of size {own}, as in training, got {there}"
+                )
+        _close(env)
 
     def _make_env_anew(self) -> gymnasium.Env:
         if self._env is not None:
@@ -249,6 +277,19 @@ class ReplayDataModule(ReplayOnDisk, L.LightningDataModule):
                 raise UsageError(
                     f"{source} holds transitions of {key} size {data[key].shape[-1]}, {self.env_id} has {expected}"
                 )
+
+
+def evaluation_kwargs(training: dict[str, Any] | None, own: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Arguments of an evaluation environment: ``data.env_kwargs``, but for those of ``data.evaluation_env_kwargs``.
+
+    Raises:
+        UsageError: the latter are no mapping.
+    """
+    if own is None:
+        return training
+    if not isinstance(own, dict):
+        raise UsageError(f"data.evaluation_env_kwargs: expected a mapping from argument names to values, got {own!r}")
+    return {**(training or {}), **own}
 
 
 def _close(env: gymnasium.Env) -> None:

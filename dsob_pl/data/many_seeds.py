@@ -61,6 +61,11 @@ class ManySeedsData(ReplayOnDisk, L.LightningDataModule):
         return self.parts[0].env
 
     @property
+    def evaluation_env(self) -> gymnasium.Env:
+        """The environment of the first seed's first evaluation episode."""
+        return self.parts[0].evaluation_env
+
+    @property
     def seeds(self) -> list[int]:
         """Seeds of the parts still running."""
         return [part.collector.seed for part in self.parts]
@@ -219,7 +224,7 @@ def _buffer(seed: int, name: str) -> str:
 def _common(part: ReplayDataModule) -> tuple[Any, ...]:
     """What all parts have to have in common."""
     sizes = (part.observation_size, part.action_size, part.replay.storage.max_size, part.holdout.storage.max_size)
-    evaluation = (part.evaluation_episodes, part.evaluation_seed)
+    evaluation = (part.evaluation_episodes, part.evaluation_seed, part.evaluation_env_kwargs)
     updates = (part.batch_size, part.updates_per_step, part.collector.warmup_steps, part.collector.steps)
     return part.env_id, part.wrappers, part.env_kwargs, sizes, evaluation, updates, part.collect, part.holdout_every
 

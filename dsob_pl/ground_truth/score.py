@@ -17,9 +17,9 @@ _PLANS: dict[Any, Plan] = {}
 class Score(L.Callback):
     """Logs ``eval/normalized_score``, the evaluation's mean discounted return on that scale.
 
-    The ends of the scale come from dynamic programming over the environment's problem, with the agent's discount and
-    the environment's time limit; a second or so at the start of a fit, and nothing afterwards. Noise that wrappers add
-    to the problem's own is not in them.
+    The ends of the scale come from dynamic programming over the evaluation environment's problem, with the agent's
+    discount and the environment's time limit; a second or so at the start of a fit, and nothing afterwards. Noise
+    that wrappers add to the problem's own is not in them.
     The score is a mean over evaluation episodes and has their error; it can be above 1 by chance, and below 0.
 
     Attributes:
@@ -36,7 +36,7 @@ class Score(L.Callback):
         """Refuses what has no such scale; finds its ends."""
         if self.plan is not None:
             return
-        env, gamma = trainer.datamodule.env, getattr(pl_module, "gamma", None)  # type: ignore[attr-defined]
+        env, gamma = trainer.datamodule.evaluation_env, getattr(pl_module, "gamma", None)  # type: ignore[attr-defined]
         problem = getattr(env.unwrapped, "problem", None)
         if problem is None:
             raise UsageError(f"Score: '{env_name(env)}' has no known dynamics; expected e.g. dsob_pl/Summit-v0")

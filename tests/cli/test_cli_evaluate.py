@@ -61,11 +61,22 @@ def test_an_averse_run_is_judged_by_its_measure(project: Path, capsys: pytest.Ca
     assert main([*arguments, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert main(arguments) == 0
-    assert capsys.readouterr().out.splitlines()[-1].split() == ["CVaR", "of", "it", f"{result['risk']['CVaR']:,.1f}"]
+    own = result["risk"]
+    assert (own["measure"], own["options"]) == ("CVaR", {"alpha": 0.5, "tail": "lower"})
+    line = f"CVaR(alpha 0.5, tail lower) of the discounted return: {own['value']:,.1f}"
+    assert capsys.readouterr().out.splitlines()[-1] == line
     # Rewards are 1 a step, and the worst half of four episodes are the two shortest.
     gamma = 0.99
     worst = [(1 - gamma**length) / (1 - gamma) for length in sorted(result["returns"])[:2]]
-    assert result["risk"]["CVaR"] == pytest.approx(sum(worst) / 2, rel=1e-4)
+    assert own["value"] == pytest.approx(sum(worst) / 2, rel=1e-4)
+
+
+def test_a_run_is_evaluated_where_it_was_judged(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    limits = ["--data.env_kwargs.max_episode_steps=3", "--data.evaluation_env_kwargs.max_episode_steps=2"]
+    assert main(["fit", "--config", "base.yaml", *limits, "--trainer.logger=false"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "--ckpt", str(project / "checkpoints" / "best.ckpt"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["length"]["max"] == 2
 
 
 def test_validate_needs_nothing_but_the_checkpoint(run: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -179,3 +179,34 @@ def test_teardown_closes_and_the_next_step_begins_an_episode() -> None:
     assert step.new is not None
     assert not torch.equal(step.new["observation"], transitions(module.replay)["next", "observation"][2:3])
     assert torch.isfinite(module.evaluate(lambda o: torch.zeros(len(o), 1), 0.9).returns).all()
+
+
+def test_evaluations_may_have_another_environment_than_training():
+    own = {"gust_probability": 0.1, "spread": 1.75}
+    options = {"env_kwargs": own, "evaluation_env_kwargs": {"spread": 0.25}, "evaluation_episodes": 2}
+    data = ReplayDataModule("dsob_pl/Cliff-v0", **options)
+    problems = [env.unwrapped.problem for env in (data.env, *data.evaluation_environments())]
+    assert [problem.spread for problem in problems] == [1.75, 0.25, 0.25]
+    assert [problem.gust_probability for problem in problems] == [0.1] * 3
+    assert data.evaluation_env is data.evaluation_environments()[0]
+    # First states of 300 episodes, uniform within the evaluations' own spread.
+    first = np.stack([data.evaluation_env.reset(seed=seed)[0] for seed in range(300)])
+    assert first.std(0) == pytest.approx(0.25 / 3**0.5, rel=0.15)
+    data.teardown("fit")
+
+
+@pytest.mark.parametrize(
+    ("env_id", "given", "line"),
+    [
+        ("dsob_pl/Cliff-v0", {"spred": 1.0}, r"data\.evaluation_env_kwargs: 'spred' is not an argument"),
+        ("dsob_pl/Cliff-v0", [1.0], r"data\.evaluation_env_kwargs: expected a mapping .*, got \[1\.0\]"),
+        (
+            "Walker2d-v5",
+            {"exclude_current_positions_from_observation": False},
+            r"data\.evaluation_env_kwargs: expected observations of size 17, as in training, got 18",
+        ),
+    ],
+)
+def test_an_evaluation_environment_that_does_not_fit_gives_one_line(env_id, given, line):
+    with pytest.raises(UsageError, match=line):
+        ReplayDataModule(env_id, evaluation_env_kwargs=given)
