@@ -171,7 +171,7 @@ def table(rows: list[dict[str, str]]) -> str:
     if not rows:
         return ""
     lines = [
-        "| conf/pendulum.yaml | seeds | steps | 50 % interval | 80 % interval | 95 % interval "
+        "| setting | seeds | steps | 50 % interval | 80 % interval | 95 % interval "
         "| mean PIT | CRPS | predicted value | realised |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
