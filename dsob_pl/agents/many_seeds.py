@@ -142,7 +142,6 @@ class ManySeeds(L.LightningModule):
         report = (self.trainer.global_step + 1) % self._report_every == 0
         if step.batch is not None:
             self.annealing.apply(self)
-            self._latest = self.annealing.still_measured(self, self._latest)
             each = [agent.transitions(step.batch[i]) for i, agent in enumerate(self.agents)]
             transitions = Transition(*(torch.stack(x, 1) for x in zip(*each)))  # [U, S, B]
             rounds = len(transitions.r)
@@ -235,7 +234,8 @@ class ManySeeds(L.LightningModule):
             evaluate = self._evaluate if report or moving else self._fast_evaluate
             loss, metrics = evaluate(part, transition, noise.of(part), report)
             if rests:
-                return metrics
+                (gradient,) = torch.autograd.grad(loss, self.stack.get_parameter(part), torch.ones_like(loss))
+                return metrics | {"policy/grad_norm": torch.linalg.vector_norm(gradient, dim=1)}
             return metrics | {f"{part}/grad_norm": self._descend(part, loss, optimizers[part])}
 
         return update(first, improve, self._follow, due)

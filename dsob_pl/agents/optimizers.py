@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, nn
+from torch import nn
 
 from dsob_pl.agents.objectives import PARTS, Part
 from dsob_pl.errors import UsageError
@@ -106,12 +106,6 @@ class Annealing:
         if self.policy_at is None or module._trainer is None:
             return 1.0
         return self.factor(module.trainer.global_step, module.trainer.max_steps, "policy")
-
-    def still_measured(self, module: L.LightningModule, latest: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The latest metrics by name, without those of a policy that rests: no update measures them any more."""
-        if self.policy_moves(module) > 0:
-            return latest
-        return {name: value for name, value in latest.items() if not name.startswith("policy/")}
 
     def apply(self, module: L.LightningModule) -> None:
         """Sets the rates of this step."""

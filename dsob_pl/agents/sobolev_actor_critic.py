@@ -351,7 +351,6 @@ class SobolevActorCritic(L.LightningModule):
         report = (self.trainer.global_step + 1) % self._report_every == 0
         if step.batch is not None:
             self.annealing.apply(self)
-            self._latest = self.annealing.still_measured(self, self._latest)
             transitions = self.transitions(step.batch)
             rounds = transitions.r.shape[0]
             for u in range(rounds):
@@ -392,7 +391,10 @@ class SobolevActorCritic(L.LightningModule):
             evaluate = objective if report or moving else self._objective
             loss, metrics = evaluate(self, part, transition, noise.of(part), report, nested=self.compiled)
             if rests:
-                return metrics
+                gradient = torch.autograd.grad(loss, list(self.policy.parameters()))
+                return metrics | {
+                    "policy/grad_norm": torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradient]))
+                }
             norm, each = self._descend(loss, optimizers[part])
             self._gradient_norms.append((part, each))
             return metrics | {f"{part}/grad_norm": norm}
