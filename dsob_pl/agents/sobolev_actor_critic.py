@@ -392,9 +392,7 @@ class SobolevActorCritic(L.LightningModule):
             loss, metrics = evaluate(self, part, transition, noise.of(part), report, nested=self.compiled)
             if rests:
                 gradient = torch.autograd.grad(loss, list(self.policy.parameters()))
-                return metrics | {
-                    "policy/grad_norm": torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradient]))
-                }
+                return metrics | {"policy/grad_norm": nn.utils.get_total_norm(gradient)}
             norm, each = self._descend(loss, optimizers[part])
             self._gradient_norms.append((part, each))
             return metrics | {f"{part}/grad_norm": norm}
