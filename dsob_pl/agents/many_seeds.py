@@ -219,40 +219,41 @@ class ManySeeds(L.LightningModule):
 
     def _update(self, transition: Transition, report: bool) -> Metrics:
         """One update of every agent on ``transition [S, B]``; metrics ``[S]``. See the agent's own."""
-        optimizers = dict(zip(PARTS, self.optimizers(use_pl_optimizer=False)))  # type: ignore[arg-type]
         self._count(self.updates + 1)
         first = self.agents[0]
         due = self.updates % first.policy_delay == 0
         drawn = [draw_noise(agent, transition.r.shape[1], due) for agent in self.agents]
         noise = UpdateNoise(*(torch.stack(x) for x in zip(*drawn)))
 
-        def improve(part: Part) -> Metrics:
-            rests = part == "policy" and self.annealing.policy_moves(self) == 0
-            if rests and not report:
-                return {}
-            moving = part == "policy" and first.risk_varies
-            evaluate = self._evaluate if report or moving else self._fast_evaluate
-            loss, metrics = evaluate(part, transition, noise.of(part), report)
-            if rests:
-                (gradient,) = torch.autograd.grad(loss, self.stack.get_parameter(part), torch.ones_like(loss))
-                return metrics | {"policy/grad_norm": torch.linalg.vector_norm(gradient, dim=1)}
-            return metrics | {f"{part}/grad_norm": self._descend(part, loss, optimizers[part])}
+        def evaluate(part: Part) -> tuple[Tensor, Metrics]:
+            varies = part == "policy" and first.risk_varies
+            function = self._evaluate if report or varies else self._fast_evaluate
+            return function(part, transition, noise.of(part), report)
 
-        return update(first, improve, self._follow, due)
+        rests = self.annealing.policy_moves(self) == 0
+        parts = (evaluate, self._descend, self._gradient_norm, self._follow)
+        return update(first, *parts, policy_due=due, policy_rests=rests, report=report)
 
     def _evaluate(self, part: Part, transition: Transition, noise: PartNoise, report: bool) -> tuple[Tensor, Metrics]:
         """One part's objective for every agent: losses ``[S]`` and metrics ``[S]``."""
         return self.stack.evaluate(partial(_objective, part=part, report=report), transition, noise, trained=part)
 
-    def _descend(self, part: Part, loss: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
-        """One optimizer step on ``loss [S]``; every seed's gradient norm before clipping ``[S]``."""
-        matrix = self.stack.get_parameter(part)
-        (gradient,) = torch.autograd.grad(loss, matrix, torch.ones_like(loss))
-        norm = torch.linalg.vector_norm(gradient, dim=1)
+    def _descend(self, part: Part, loss: Tensor) -> Tensor:
+        """One optimizer step of a part on ``loss [S]``; every seed's gradient norm before clipping ``[S]``."""
+        gradient, norm = self._gradient(part, loss)
         # As torch.nn.utils.clip_grad_norm_ does it, for each row.
-        matrix.grad = gradient * (self.agents[0].max_gradient_norm / (norm + 1e-6)).clamp(max=1.0).unsqueeze(1)
-        optimizer.step()
+        scale = (self.agents[0].max_gradient_norm / (norm + 1e-6)).clamp(max=1.0)
+        self.stack.get_parameter(part).grad = gradient * scale.unsqueeze(1)
+        self.optimizers(use_pl_optimizer=False)[PARTS.index(part)].step()  # type: ignore[index]
         return norm
+
+    def _gradient_norm(self, part: Part, loss: Tensor) -> Tensor:
+        return self._gradient(part, loss)[1]
+
+    def _gradient(self, part: Part, loss: Tensor) -> tuple[Tensor, Tensor]:
+        """Of ``loss [S]`` in the stacked parameters of a part ``[S, P]``, and every seed's norm of it ``[S]``."""
+        (gradient,) = torch.autograd.grad(loss, self.stack.get_parameter(part), torch.ones_like(loss))
+        return gradient, torch.linalg.vector_norm(gradient, dim=1)
 
     @torch.no_grad()
     def _follow(self) -> None:

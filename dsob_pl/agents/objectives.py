@@ -222,22 +222,41 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def update(
-    agent: SobolevActorCritic, improve: Callable[[Part], Metrics], follow: Callable[[], None], policy_due: bool
+    agent: SobolevActorCritic,
+    evaluate: Callable[[Part], tuple[Tensor, Metrics]],
+    descend: Callable[[Part, Tensor], Tensor],
+    gradient_norm: Callable[[Part, Tensor], Tensor],
+    follow: Callable[[], None],
+    *,
+    policy_due: bool,
+    policy_rests: bool,
+    report: bool,
 ) -> Metrics:
     """The order of an update: world model, then critics, and where they are due policy and target networks.
 
     Args:
         agent: whose options decide what is trained.
-        improve: one optimizer step on a part's objective, taken with all that was changed before; returns its metrics.
+        evaluate: a part's loss and metrics, with all that was changed before.
+        descend: one optimizer step of a part on its loss; returns the norm of the gradient.
+        gradient_norm: that norm alone, of a part that is not to be moved.
         follow: moves the target networks.
         policy_due: whether policy and target networks take part.
+        policy_rests: whether the policy stays as it is; its loss is then of interest to a report only.
+        report: whether this update is reported.
     """
+
+    def improve(part: Part, step: Callable[[Part, Tensor], Tensor] = descend) -> Metrics:
+        loss, metrics = evaluate(part)
+        return metrics | {f"{part}/grad_norm": step(part, loss)}
+
     metrics: Metrics = {}
     if agent.learns_model:
         metrics |= improve("world_model")
     metrics |= improve("critic")
     if policy_due:
-        if agent.learns_policy:
+        if agent.learns_policy and not policy_rests:
             metrics |= improve("policy")
+        elif agent.learns_policy and report:
+            metrics |= improve("policy", gradient_norm)
         follow()
     return metrics

@@ -378,30 +378,18 @@ class SobolevActorCritic(L.LightningModule):
 
     def _update(self, transition: Transition, report: bool) -> dict[str, Tensor]:
         """One update of world model, critic and (every ``policy_delay``) policy and targets, on ``transition [B]``."""
-        optimizers = dict(zip(PARTS, self.optimizers(use_pl_optimizer=False)))  # type: ignore[arg-type]
         self.updates += 1
         due = self.updates % self.policy_delay == 0
         noise = draw_noise(self, len(transition.r), due)
 
-        def improve(part: Part) -> dict[str, Tensor]:
-            rests = part == "policy" and self.annealing.policy_moves(self) == 0
-            if rests and not report:
-                return {}
-            moving = part == "policy" and self.risk_varies
-            evaluate = objective if report or moving else self._objective
-            loss, metrics = evaluate(self, part, transition, noise.of(part), report, nested=self.compiled)
-            if rests:
-                gradient = torch.autograd.grad(loss, list(self.policy.parameters()))
-                return metrics | {"policy/grad_norm": nn.utils.get_total_norm(gradient)}
-            norm, each = self._descend(loss, optimizers[part])
-            self._gradient_norms.append((part, each))
-            return metrics | {f"{part}/grad_norm": norm}
+        def evaluate(part: Part) -> tuple[Tensor, dict[str, Tensor]]:
+            varies = part == "policy" and self.risk_varies
+            function = objective if report or varies else self._objective
+            return function(self, part, transition, noise.of(part), report, nested=self.compiled)
 
-        def follow() -> None:
-            polyak_update(self.target_critic, self.critic, self.tau)
-            polyak_update(self.target_policy, self.policy, self.tau)
-
-        return update(self, improve, follow, due)
+        rests = self.annealing.policy_moves(self) == 0
+        parts = (evaluate, self._descend, self._gradient_norm, self._follow)
+        return update(self, *parts, policy_due=due, policy_rests=rests, report=report)
 
     def _adapt_pessimism(self) -> None:
         replay = self.trainer.datamodule.buffers()["replay"]  # type: ignore[attr-defined]
@@ -412,12 +400,9 @@ class SobolevActorCritic(L.LightningModule):
         noise = draw_noise(self, len(transition.r), policy=False)
         return target_samples(self, transition, noise.step, noise.target, noise.smoothing)
 
-    def _descend(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> tuple[Tensor, Tensor]:
-        """One optimizer step on ``loss``, which reaches that optimizer's parameters only.
-
-        Returns:
-            the norm of the gradient before clipping, and that of each parameter ``[P]``.
-        """
+    def _descend(self, part: Part, loss: Tensor) -> Tensor:
+        """One optimizer step of a part on its ``loss``; the norm of the gradient before clipping."""
+        optimizer = self.optimizers(use_pl_optimizer=False)[PARTS.index(part)]  # type: ignore[index]
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         optimizer.zero_grad(set_to_none=True)
         loss.backward(inputs=parameters)
@@ -426,7 +411,15 @@ class SobolevActorCritic(L.LightningModule):
         norm = torch.linalg.vector_norm(each)
         nn.utils.clip_grads_with_norm_(parameters, self.max_gradient_norm, norm)
         optimizer.step()
-        return norm, each
+        self._gradient_norms.append((part, each))
+        return norm
+
+    def _gradient_norm(self, part: Part, loss: Tensor) -> Tensor:
+        return nn.utils.get_total_norm(torch.autograd.grad(loss, list(getattr(self, part).parameters())))
+
+    def _follow(self) -> None:
+        polyak_update(self.target_critic, self.critic, self.tau)
+        polyak_update(self.target_policy, self.policy, self.tau)
 
     def _critic_noise(self, rows: int, count: int, generator: torch.Generator | None = None) -> Tensor:
         return torch.randn(rows, count, self.critic.noise_size, device=self.device, generator=generator)

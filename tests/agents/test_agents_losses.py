@@ -237,7 +237,7 @@ def test_a_policy_step_leaves_the_gradients_of_the_critics_alone():
     it._update(transition(), report=False)
     before = [p.grad.clone() for p in it.critic.parameters()]
     loss = losses.policy_loss(it.policy, it.critic, transition().s, torch.randn(6, 5, 4))
-    it._descend(loss, real[2])
+    it._descend("policy", loss)
     assert all(torch.equal(p.grad, g) for p, g in zip(it.critic.parameters(), before))
 
 
