@@ -17,6 +17,10 @@ class RunFailed(RuntimeError):
     """A run that cannot go on, such as a loss that became NaN. The run is marked FAILED. Exit code 3."""
 
 
+class OutOfRoom(RunFailed):
+    """Memory or disk ran out, which says nothing about the run: it can be gone on with. Exit code 4."""
+
+
 class Interrupted(Exception):
     """A run that was told to stop by a signal, between two steps. The run is marked KILLED. Exit code 128 + signal.
 

@@ -7,12 +7,14 @@ import io
 import os
 import pickle
 import shutil
+import weakref
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dsob_pl.errors import RunFailed
+from dsob_pl.errors import OutOfRoom
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -29,7 +31,7 @@ def save(content: Any, path: Path, keep_as: Path | None = None) -> int:
         Bytes written.
 
     Raises:
-        RunFailed: there is no room; says how much was needed. The file is as it was.
+        OutOfRoom: says how much was needed. The file is as it was.
     """
     import torch  # not at the top: a journal is replayed without it
 
@@ -48,7 +50,7 @@ def save(content: Any, path: Path, keep_as: Path | None = None) -> int:
         if error.errno not in NO_ROOM:
             raise
         free = shutil.disk_usage(path.parent).free
-        raise RunFailed(
+        raise OutOfRoom(
             f"'{path.name}' needs {size / 1e6:,.1f} MB, and there is no room for it: {free / 1e6:,.1f} MB are free in "
             f"'{path.parent}'"
         ) from error
@@ -92,6 +94,34 @@ def is_whole(path: Path) -> bool:
     except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, EOFError):
         return False
     return True
+
+
+class Hold:
+    """Of a folder, until it is released, dropped, or the process ends, whatever ends it."""
+
+    def __init__(self, handle: int | None = None) -> None:
+        self.release: Callable[[], Any] = (lambda: None) if handle is None else weakref.finalize(self, os.close, handle)
+
+
+def hold_folder(folder: Path) -> Hold | None:
+    """Holds a folder; None where somebody else does.
+
+    A file system that cannot say so is taken for one where nobody does. Nothing is written.
+    """
+    try:
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        return Hold()
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    except OSError:
+        pass
+    return Hold(handle)
 
 
 def sync_folder(folder: Path) -> None:

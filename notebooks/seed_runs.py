@@ -27,10 +27,12 @@ def fit(place: Path, files: Sequence[Path], seeds: str, *options: str) -> list[A
 
 def finished(place: Path) -> list[Any]:
     """The seeds' runs that have ended well in the folder ``place``, in order."""
-    from dsob_pl.tracking.store import PARENT_TAG, all_runs, mlflow_client
+    from dsob_pl.tracking.store import PARENT_TAG, SUPERSEDED_TAG, all_runs, mlflow_client
 
     client = mlflow_client(f"sqlite:///{place.resolve() / 'mlflow.db'}")
     runs = all_runs(client, [experiment.experiment_id for experiment in client.search_experiments()])
+    gone = {run.info.run_id for run in runs if run.data.tags.get(SUPERSEDED_TAG) == "true"}
+    runs = [run for run in runs if not {run.info.run_id, run.data.tags.get(PARENT_TAG)} & gone]
     runs = [run for run in runs if run.info.status == "FINISHED" and "seed" in run.data.tags]
     own_runs = [run for run in runs if PARENT_TAG in run.data.tags] or runs  # a single seed has no parent
     return sorted(own_runs, key=lambda run: int(run.data.tags["seed"]))

@@ -39,7 +39,8 @@ def read_suite(name: str, tracking_uri: str | None = None, score: str | None = N
     if not seeds:
         raise UsageError(f"suite '{name}' has no runs of seeds yet; start it with python -m dsob_pl sweep")
     histories = {run.info.run_id: _histories(client, run) for run in seeds}
-    finals = pd.DataFrame([_final(name, run, histories[run.info.run_id]) for run in seeds])
+    by_id = {run.info.run_id: run for run in runs}
+    finals = pd.DataFrame([_final(name, run, _status(run, by_id), histories[run.info.run_id]) for run in seeds])
     curves = pd.concat([_curve(name, run, histories[run.info.run_id]) for run in seeds], ignore_index=True)
     order = [*FACTORS, "seed"]
     finals = finals.sort_values(order, ignore_index=True)
@@ -116,7 +117,19 @@ def _curve(suite: str, run: Any, histories: dict[str, dict[int, float]]) -> pd.D
     return table
 
 
-def _final(suite: str, run: Any, histories: dict[str, dict[int, float]]) -> dict[str, Any]:
+def _status(run: Any, runs: dict[str, Any]) -> str:
+    """MLflow's, but KILLED where the run broke off for a reason that was not its own, such as a full disk."""
+    from dsob_pl.tracking.store import FAILED_TAG, PARENT_TAG
+
+    parent = runs.get(run.data.tags.get(PARENT_TAG, ""))
+    family = [run] if parent is None or "cell" not in parent.data.tags else [run, parent]
+    if run.info.status != "FAILED" or any(one.data.tags.get(FAILED_TAG) == "true" for one in family):
+        return str(run.info.status)
+    # One seed of many is given up while the others go on.
+    return "FAILED" if family[-1].info.status != "FAILED" else "KILLED"
+
+
+def _final(suite: str, run: Any, status: str, histories: dict[str, dict[int, float]]) -> dict[str, Any]:
     tags, params, info = run.data.tags, run.data.params, run.info
     evaluations = {name: _last(histories.get(name, {})) for name in METRICS}
     steps = max((step for history in histories.values() for step in history), default=0)
@@ -126,11 +139,11 @@ def _final(suite: str, run: Any, histories: dict[str, dict[int, float]]) -> dict
         "suite": suite,
         **factors_of(tags),
         "seed": int(tags["seed"]),
-        "status": info.status,
+        "status": status,
         "environment_step": max((step for name in METRICS for step in histories.get(name, {})), default=0),
         **evaluations,
         "area_under_curve": np.nan,
-        "wall_clock_seconds": round((info.end_time - info.start_time) / 1000) if info.end_time else np.nan,
+        "wall_clock_seconds": _seconds(run),
         "updates": per_step * max(0.0, steps - warmup),
         "steps": steps,
         "gamma_kappa": max(kappas, default=np.nan),
@@ -139,6 +152,16 @@ def _final(suite: str, run: Any, histories: dict[str, dict[int, float]]) -> dict
         "dirty": tags.get("git.dirty", ""),
         "command": tags.get("command", ""),
     }
+
+
+def _seconds(run: Any) -> float:
+    """That a run took, without the time between a process that was cut off and the one that went on."""
+    from dsob_pl.tracking.store import PAUSED_TAG
+
+    if not run.info.end_time:
+        return float("nan")
+    paused = float(run.data.tags.get(PAUSED_TAG, 0))
+    return round((run.info.end_time - run.info.start_time) / 1000 - paused)
 
 
 def _last(history: dict[int, float]) -> float:

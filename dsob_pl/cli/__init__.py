@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from dsob_pl.errors import RunFailed, UsageError, nearest
+from dsob_pl.errors import OutOfRoom, RunFailed, UsageError, nearest
 
 USAGE = """\
 usage: python -m dsob_pl COMMAND [options]
@@ -35,7 +35,8 @@ commands:
 
 COMMAND --help lists a command's options. Several --config files merge from left to right; any value can be
 overridden, as in --trainer.max_steps=1000, and --print_config shows the result without running it.
-Exit codes: 0 done, 1 doctor found a problem, 2 bad input, 3 the run failed, 130 interrupted, 143 terminated.
+Exit codes: 0 done, 1 doctor found a problem, 2 bad input, 3 the run failed, 4 out of memory or disk, 130 interrupted,
+143 terminated.
 Set DSOB_PL_TRACEBACK=1 to see where an error came from."""
 
 TRAINER_COMMANDS = ("fit", "validate", "test")
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except UsageError as error:
         return _fail(2, str(error))
+    except OutOfRoom as error:
+        return _fail(4, str(error))
     except RunFailed as error:
         return _fail(3, str(error))
     except KeyboardInterrupt:
@@ -64,12 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno in _READ_ONLY:
             return _fail(2, f"cannot write '{error.filename}': {(error.strerror or '').lower()}")
         if error.errno == errno.ENOSPC:
-            return _fail(3, f"no space is left on the device of '{error.filename}'")
+            return _fail(4, f"no space is left on the device of '{error.filename}'")
         raise
     except RuntimeError as error:
         if "allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError":
             advice = "a smaller data.capacity or batch_size may help; `doctor --config FILE` says what fits"
-            return _fail(3, f"out of memory ({' '.join(str(error).split())[:200]}); {advice}")
+            return _fail(4, f"out of memory ({' '.join(str(error).split())[:200]}); {advice}")
         raise
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -57,7 +58,9 @@ def parser() -> Parser:
         "of a config; creates nothing. Exit code 0 where a run works, 1 where something is to be done.",
         allow_abbrev=False,
     )
-    result.add_argument("--config", metavar="FILE", nargs="+", default=[], help="look at the replay of these, merged")
+    result.add_argument(
+        "--config", metavar="FILE", nargs="+", default=[], action="extend", help="look at the replay of these, merged"
+    )
     result.add_argument("--tracking_uri", metavar="URI", help="MLflow's (sqlite:///mlflow.db)")
     return result
 
@@ -73,19 +76,27 @@ def doctor(arguments: list[str]) -> int:
         return 0
     data = _data_section(options.config)
     states = []
-    for look in (versions, devices, rendering, folders, lambda: database(options.tracking_uri), lambda: room(data)):
-        for finding in _looked(look):
+    looks: dict[str, Callable[[], Iterator[Finding]]] = {
+        "versions": versions,
+        "devices": devices,
+        "rendering": rendering,
+        "folders": folders,
+        "MLflow": partial(database, options.tracking_uri),
+        "config": partial(room, data),
+    }
+    for subject, look in looks.items():
+        for finding in _looked(subject, look):
             states.append(finding.state)
             print(f"{finding.state:8} {finding.subject}: {finding.text}", flush=True)
     return 1 if "problem" in states else 0
 
 
-def _looked(look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def _looked(subject: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     """The findings; an error in looking is one."""
     try:
         yield from look()
     except UsageError as error:
-        yield Finding("problem", getattr(look, "__name__", "config").strip("<>"), str(error))
+        yield Finding("problem", subject, str(error))
 
 
 def versions() -> Iterator[Finding]:
@@ -132,7 +143,7 @@ def devices() -> Iterator[Finding]:
             name = torch.cuda.get_device_name(i)
             yield Finding("ok", f"GPU {i}", f"{name}, {free / 1e9:,.1f} of {total / 1e9:,.1f} GB free")
     elif torch.backends.mps.is_available():
-        yield Finding("ok", "GPU", "of Apple (mps)")
+        yield Finding("ok", "GPU", "of Apple, which has no float64; runs are on the CPU")
     else:
         yield Finding("ok", "GPU", "none that torch can use; runs are on the CPU")
 
@@ -231,7 +242,7 @@ def room(data: dict[str, Any]) -> Iterator[Finding]:
     env = make_env(str(data["env_id"]), env_kwargs=data.get("env_kwargs"))
     sizes = [int(space.shape[0]) for space in (env.observation_space, env.action_space)]  # type: ignore[index]
     env.close()
-    capacity = int(data.get("capacity", 1_000_000))
+    capacity = _count(data.get("capacity", 1_000_000))
     # Two observations, an action and a reward in float32, two flags.
     needed = capacity * (4 * (2 * sizes[0] + sizes[1] + 1) + 2)
     what = f"a replay of {capacity:,} transitions of {data['env_id']} grows to {needed / 1e9:,.2f} GB"
@@ -242,6 +253,16 @@ def room(data: dict[str, Any]) -> Iterator[Finding]:
         enough = available >= factor * needed
         advice = "" if enough else "; lower data.capacity, or make room"
         yield Finding("ok" if enough else "problem", subject, f"{what}, {available / 1e9:,.1f} GB are free{advice}")
+
+
+def _count(value: Any) -> int:
+    try:
+        count = float(value)  # YAML takes 1e6 for text, as the parser of fit does not
+    except (TypeError, ValueError):
+        count = 0.0
+    if count < 1 or count != int(count):
+        raise UsageError(f"data.capacity: expected an integer of at least 1, got {value!r}")
+    return int(count)
 
 
 def _free_memory() -> int | None:
@@ -258,5 +279,8 @@ def _data_section(files: list[str]) -> dict[str, Any]:
 
     merged: dict[str, Any] = {}
     for source in read_sources([word for file in files for word in ("--config", file)]) if files else ():
-        merged |= source.tree.get("data") or {}
+        data = source.tree.get("data") or {}
+        if not isinstance(data, dict):
+            raise UsageError(f"{source.label}: data: expected options and their values, got {data!r}")
+        merged |= data
     return merged

@@ -19,10 +19,12 @@ from dsob_pl.cli.diagnose import causes, check_numbers, check_top_level, explain
 from dsob_pl.cli.parts import find_part
 from dsob_pl.cli.resume import (
     check_format,
+    check_one_seed,
     check_optimizers_fit,
     checkpoint_to_go_on_from,
     join_run,
     requeued_checkpoint,
+    slurm_folder,
 )
 from dsob_pl.cli.seeds import (
     SeedParts,
@@ -36,7 +38,7 @@ from dsob_pl.cli.seeds import (
 )
 from dsob_pl.data import ReplayDataModule
 from dsob_pl.errors import UsageError
-from dsob_pl.seeds import compact_seeds, parse_seeds
+from dsob_pl.seeds import parse_seeds
 from dsob_pl.tracking import MLflowLogger, RecordRun, seed_loggers
 from dsob_pl.tracking.store import check_writable
 from dsob_pl.training import (
@@ -49,7 +51,7 @@ from dsob_pl.training import (
     check_fits,
     read_checkpoint,
 )
-from dsob_pl.training.checkpoint_file import RANDOM_KEY, SEEDS_KEY
+from dsob_pl.training.checkpoint_file import RANDOM_KEY
 
 DEFAULT_MODEL = "dsob_pl.agents.SobolevActorCritic"
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -92,6 +94,7 @@ class CLI(LightningCLI):
 
     def __init__(self, command: str, arguments: list[str], sources: list[Source]) -> None:
         self.command = command
+        self.arguments = arguments
         self.sources = sources
         self.seeds: list[int] = []
         self.parts: dict[int, SeedParts] = {}  # of each of several seeds
@@ -228,14 +231,22 @@ class CLI(LightningCLI):
             callbacks = [*callbacks, CalibrationReport()]
         if self.command != "fit" and isinstance(config.get("logger"), MLflowLogger):
             config["logger"] = False  # looking at a checkpoint is not a run
+        if config.get("accelerator") == "auto" and not torch.cuda.is_available() and torch.backends.mps.is_available():
+            config["accelerator"] = "cpu"  # Apple's has no float64
         if self.command == "fit":
             callbacks = [*callbacks, StopOnSignal()]
+            if config.get("default_root_dir") is None:
+                config["default_root_dir"] = slurm_folder(self.arguments)
         trainer = super()._instantiate_trainer(config, [*callbacks, StopOnNonFiniteLoss()])
         devices = trainer.num_devices * trainer.num_nodes
         if devices != 1:
             raise UsageError(f"trainer.devices: expected one device, got {devices}; --seeds trains many seeds on one")
         if trainer.precision in ("16-true", "bf16-true"):
             raise UsageError(f"trainer.precision: expected parameters of 32 or 64 bits, got '{trainer.precision}'")
+        if trainer.precision == "64-true" and self.parts:
+            raise UsageError("trainer.precision: expected 32 bits for many seeds, got '64-true'")
+        if trainer.strategy.root_device.type == "mps":
+            raise UsageError("trainer.accelerator: expected cpu or cuda, got mps, which has no float64")
         return trainer
 
     # Running ----------------------------------------------------------------------------------------------------------
@@ -248,6 +259,8 @@ class CLI(LightningCLI):
         """Checks what a run would stumble over, then runs it."""
         path = self.config.fit.ckpt_path if self.command == "fit" else None
         requeued = requeued_checkpoint(self.trainer) if self.command == "fit" and path is None else None
+        if requeued is not None:
+            print(f"going on from step {int(read_checkpoint(requeued)['global_step']):,} of '{relative(requeued)}'")
         for logger in self.trainer.loggers:
             if isinstance(logger, MLflowLogger):
                 source = path or requeued
@@ -267,9 +280,8 @@ class CLI(LightningCLI):
         path = arguments.get("ckpt_path")
         if path is not None:
             content = read_checkpoint(path)
-            if SEEDS_KEY in content and not self.parts:
-                saved = compact_seeds(content[SEEDS_KEY])
-                raise UsageError(f"checkpoint '{path}' is of many seeds; go on with it by --seeds {saved}")
+            if not self.parts:
+                check_one_seed(content, path)
             if self.command == "fit":
                 check_format(content, path)
             check_fits(content, self.model, path)

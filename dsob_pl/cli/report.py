@@ -30,6 +30,7 @@ def parser() -> Parser:
         "--from_csv",
         metavar="DIR",
         nargs="+",
+        action="extend",
         help="read the tables that report wrote to DIR, not MLflow; of several, each cell where it is most complete",
     )
     result.add_argument("--out", metavar="DIR", required=True, help="folder of report.html, the tables and figures/")

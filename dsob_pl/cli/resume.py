@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from dsob_pl.data.on_disk import files_are_whole
 from dsob_pl.errors import UsageError, nearest
 from dsob_pl.files import is_whole
+from dsob_pl.seeds import compact_seeds
 from dsob_pl.tracking import MLflowLogger
 from dsob_pl.tracking.record import run_names
 from dsob_pl.tracking.store import (
@@ -25,7 +28,7 @@ from dsob_pl.tracking.store import (
     mlflow_client,
     resolve_tracking_uri,
 )
-from dsob_pl.training.checkpoint_file import FORMAT_KEY, FORMAT_VERSION, RUN_KEY, read_checkpoint
+from dsob_pl.training.checkpoint_file import FORMAT_KEY, FORMAT_VERSION, RUN_KEY, SEEDS_KEY, read_checkpoint
 
 LAST = "last"
 _LAST_FILE, _SPARE_FILE = "last.ckpt", "previous.ckpt"
@@ -89,6 +92,15 @@ def check_format(content: dict[str, Any], path: str) -> None:
         raise UsageError(f"checkpoint '{path}' has format {written}, this version of dsob_pl reads {FORMAT_VERSION}")
 
 
+def check_one_seed(content: dict[str, Any], path: str) -> None:
+    """Raises UsageError for a checkpoint that holds many seeds."""
+    if SEEDS_KEY in content:
+        saved = compact_seeds(content[SEEDS_KEY])
+        raise UsageError(
+            f"checkpoint '{path}' is of many seeds; go on with it by fit --seeds {saved}, or give one of a single seed"
+        )
+
+
 def check_optimizers_fit(content: dict[str, Any], model: L.LightningModule, path: str) -> None:
     """Raises UsageError where a checkpoint's optimizers have other parameters than the configured ones."""
     built: Any = model.configure_optimizers()
@@ -97,6 +109,18 @@ def check_optimizers_fit(content: dict[str, Any], model: L.LightningModule, path
     sizes = [[len(group["params"]) for group in optimizer.param_groups] for optimizer in own]
     if [[len(group["params"]) for group in state["param_groups"]] for state in saved] != sizes:
         raise UsageError(f"checkpoint '{path}' was written with other optimizers than those configured")
+
+
+def slurm_folder(arguments: Sequence[str]) -> Path | None:
+    """Where Lightning is to save when SLURM has this job requeued, and to look when it begins again.
+
+    A folder of the job and the command line: by itself Lightning goes on from the newest such file of the current
+    folder, whichever job has left it there. None without SLURM.
+    """
+    if not SLURMEnvironment.detect():
+        return None
+    command = hashlib.sha256("\0".join(arguments).encode()).hexdigest()[:8]
+    return Path("runs") / "slurm" / f"{os.environ.get('SLURM_JOB_ID', 'job')}-{command}"
 
 
 def requeued_checkpoint(trainer: L.Trainer) -> str | None:

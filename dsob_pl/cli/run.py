@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from dsob_pl.cli.config_files import Source, option_values, parse
 from dsob_pl.cli.lightning_cli import CLI, relative, shortened
 from dsob_pl.cli.memory import keep_freed_memory
-from dsob_pl.cli.resume import resume_command
+from dsob_pl.cli.resume import check_one_seed, resume_command
 from dsob_pl.errors import Interrupted, RunFailed, UsageError
 from dsob_pl.training import checkpoint_config, read_checkpoint
 
@@ -29,7 +29,9 @@ def run(command: str, arguments: list[str], sources: list[Source]) -> int:
     if command != "fit" and len(sources) == 1:
         # The settings of the run that wrote the checkpoint; jsonargparse takes the text of a config for its file.
         for path in option_values(arguments, "--ckpt_path")[-1:]:
-            text = checkpoint_config(read_checkpoint(path), path)
+            content = read_checkpoint(path)
+            check_one_seed(content, path)
+            text = checkpoint_config(content, path)
             label = f"config in checkpoint '{path}'"
             sources = [Source(label, parse(text, label)), *sources]
             arguments = ["--config", text, *arguments]
@@ -40,7 +42,7 @@ def run(command: str, arguments: list[str], sources: list[Source]) -> int:
     try:
         cli.start()
     except RunFailed as error:
-        raise RunFailed(f"{error}; {_kept(cli)}") from error
+        raise type(error)(f"{error}; {_kept(cli)}") from error
     except MisconfigurationException as error:
         raise UsageError(f"trainer: {shortened(error)}") from error
     except Interrupted as stopped:

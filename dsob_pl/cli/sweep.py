@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -39,7 +39,7 @@ def parser() -> Parser:
     )
     add = result.add_argument
     add("--config", metavar="FILE", required=True, help="the suite, such as conf/suite/quick.yaml")
-    add("--only", metavar="PATTERN", nargs="+", default=[], help="cells of these names, as mage or 'summit_*/mage'")
+    add("--only", metavar="PATTERN", nargs="+", default=[], action="extend", help="cells of these names, as mage")
     add("--seeds", metavar="SEEDS", help="these in place of the suite's")
     add("--set", metavar="KEY=VALUE", nargs="+", default=[], action="extend", help="options of fit, for every cell")
     add("--jobs", metavar="N", type=at_least(1), help="processes at a time (number of cores / threads)")
@@ -158,16 +158,20 @@ def _runner(options: argparse.Namespace) -> Runner:
 
 @contextmanager
 def _set_by_signals(stop: Event) -> Iterator[list[int]]:
-    """Sets ``stop`` on Ctrl-C and SIGTERM, and lists the signals that came."""
+    """Sets ``stop`` on Ctrl-C, SIGTERM and SIGHUP, and lists the signals that came."""
     received: list[int] = []
 
     def handle(number: int, _: object) -> None:
-        if not received:
-            print("dsob_pl: ending the cells that are running, with their checkpoints", file=sys.stderr, flush=True)
-        received.append(number)
         stop.set()
+        received.append(number)
+        if len(received) == 1:
+            with suppress(OSError):  # a terminal that is gone, which SIGHUP tells of
+                print("dsob_pl: ending the cells that are running, with their checkpoints", file=sys.stderr, flush=True)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # What is ignored stays so: nohup has a process ignore SIGHUP.
+    numbers = [number for number in wanted if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield received
     finally:

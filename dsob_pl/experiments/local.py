@@ -20,4 +20,8 @@ def run_local(processes: int, jobs: Sequence[Job], stop: Event, watch: Watch) ->
         watch: called twice a second with the outcomes so far.
     """
     with ThreadPoolExecutor(processes) as pool:
-        return run_jobs(jobs, stop, watch, lambda job: pool.submit(run_cell, job, stop, wait=False), processes)
+        try:
+            return run_jobs(jobs, stop, watch, lambda job: pool.submit(run_cell, job, stop, wait=False), processes)
+        except BaseException:  # such as of ``watch`` where nobody reads what it prints; the pool waits for the cells
+            stop.set()
+            raise

@@ -10,9 +10,7 @@ from typing import Any
 
 from dsob_pl.experiments.suite import FACTORS, Cell, Suite
 from dsob_pl.seeds import compact_seeds, parse_seeds
-from dsob_pl.tracking.store import PARENT_TAG, SUPERSEDED_TAG, all_runs, creation_lock, experiment_id
-
-FAILED_TAG = "failed"
+from dsob_pl.tracking.store import FAILED_TAG, PARENT_TAG, SUPERSEDED_TAG, all_runs, creation_lock, experiment_id
 
 
 @dataclass

@@ -81,7 +81,7 @@ class Table:
             return
         from mlflow.exceptions import MlflowException
 
-        kind = self.score.rpartition("/")[2]
+        kind = self.score.rpartition("/")[2].removesuffix("_mean")  # eval/return_mean: seeds/return_mean
         try:
             experiment = self.client.get_experiment_by_name(first.cell.suite)
             runs = all_runs(self.client, [experiment.experiment_id], f"tags.`{PARENT_TAG}` = '{first.parent}'")

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from dsob_pl.experiments.record import CellRun, cell_runs, failed_seeds, mark_failed, seeds_left, supersede
 from dsob_pl.experiments.suite import Cell
@@ -145,7 +145,7 @@ def _run(job: Job, lock: int, stop: Stop) -> Outcome:
             return outcome_of_ended(job.cell, runs, ran)
         if stop.is_set():
             return Outcome("stopped", ran=ran)
-        cut_off = _to_go_on_with(client, runs, anew)
+        cut_off, given_up = _to_go_on_with(runs, left, anew)
         if cut_off is None:
             arguments = job.cell.arguments(left, job.parent)
         else:
@@ -153,10 +153,13 @@ def _run(job: Job, lock: int, stop: Stop) -> Outcome:
             arguments = job.cell.arguments(run.seeds, job.parent, run.run_id, checkpoint)
         ran = True
         code = _train(job, arguments, lock, stop)
+        if code != 2:  # else nothing has begun, and what was cut off may yet be of use
+            for old in given_up:
+                supersede(client, old)
         if stop.is_set() and code != 0:
             return Outcome("stopped", ran=ran)
         runs = cell_runs(client, job.cell.suite, job.cell.name).get(job.cell.name, [])
-        if code == 3:  # seeds that failed by themselves; where others finished, so did the run
+        if code == 3:  # all seeds, by themselves; where others finished, so did the run
             for run in runs:
                 if run.status == "FAILED" and set(run.seeds) & set(left):
                     mark_failed(client, run)
@@ -173,21 +176,26 @@ def _run(job: Job, lock: int, stop: Stop) -> Outcome:
             return Outcome("died", f"{_ending(code)}: {last_error(job.log)}", ran)
 
 
-def _to_go_on_with(client: Any, runs: list[CellRun], anew: bool) -> tuple[CellRun, str] | None:
-    """The run to go on with and its checkpoint; what cannot be gone on with is superseded."""
+def _to_go_on_with(
+    runs: list[CellRun], left: list[int], anew: bool
+) -> tuple[tuple[CellRun, str] | None, list[CellRun]]:
+    """The latest run of seeds that are left and its checkpoint, and those that are given up when it goes on.
+
+    Runs of other seeds are left alone: a sweep of those goes on with them.
+    """
     from dsob_pl.tracking.store import local_path
 
-    found = None
-    for run in runs:
-        if run.ended:
+    found, given_up = None, []
+    for run in reversed(runs):
+        if run.ended or not set(run.seeds) & set(left):
             continue
         folder = local_path(run.folder)
         checkpoint = folder / "checkpoints" / "last.ckpt" if folder else None
         if found is None and not anew and checkpoint is not None and checkpoint.is_file():
             found = run, str(checkpoint)
         else:
-            supersede(client, run)
-    return found
+            given_up.append(run)
+    return found, given_up
 
 
 def _train(job: Job, arguments: list[str], lock: int, stop: Stop) -> int:

@@ -206,6 +206,25 @@ def _points_there(client: Any, run: Any, path: Path) -> dict[str, set[tuple[int,
     }
 
 
+def _send_valid(client: Any, run_id: str, entities: list[Any]) -> None:
+    """Writes metrics or parameters, but for those that MLflow refuses for what they are, and would for ever."""
+    from mlflow.entities import Param
+    from mlflow.exceptions import MlflowException
+
+    kind = "params" if isinstance(entities[0], Param) else "metrics"
+    try:
+        client.log_batch(run_id, **{kind: entities})
+    except MlflowException as error:
+        # That is also what it says of a run that somebody has deleted, who may restore it.
+        if error.error_code != "INVALID_PARAMETER_VALUE" or client.get_run(run_id).info.lifecycle_stage != "active":
+            raise
+        if len(entities) > 1:  # none of them has been written
+            for entity in entities:
+                _send_valid(client, run_id, [entity])
+        else:
+            log.warning("MLflow refuses '%s', which is left out: %s", entities[0].key, reason_of(error))
+
+
 def send(client: Any, run_id: str, rows: list[Row], folder: Path) -> None:
     """Writes rows of one kind to MLflow; artifacts are those in ``folder``."""
     from mlflow.entities import Metric, Param
@@ -213,11 +232,11 @@ def send(client: Any, run_id: str, rows: list[Row], folder: Path) -> None:
     kind = next(iter(rows[0]))
     if kind == "metric":
         metrics = [Metric(row["metric"], row["value"], row["timestamp"], row["step"]) for row in rows]
-        client.log_batch(run_id, metrics=metrics)
+        _send_valid(client, run_id, metrics)
     elif kind == "param":
         params = [Param(row["param"], row["value"]) for row in rows]
         for start in range(0, len(params), PARAMS_PER_CALL):
-            client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
+            _send_valid(client, run_id, params[start : start + PARAMS_PER_CALL])
     elif kind == "tag":
         for row in rows:
             client.set_tag(run_id, row["tag"], row["value"])

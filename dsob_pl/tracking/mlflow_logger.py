@@ -5,6 +5,7 @@ Once a run has begun, a store that fails does not stop it: see ``dsob_pl.trackin
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 import time
@@ -16,12 +17,16 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from dsob_pl.errors import UsageError
+from dsob_pl.files import Hold, hold_folder
 from dsob_pl.tracking.delivery import METRICS_PER_CALL, Connection, Delivery
 from dsob_pl.tracking.journal import Header, Row
 from dsob_pl.tracking.provenance import flatten
 from dsob_pl.tracking.store import (
+    FAILED_TAG,
+    KEY_LENGTH,
     MLFLOW_TABLES,
     PARENT_TAG,
+    PAUSED_TAG,
     SUPERSEDED_TAG,
     check_writable,
     creation_lock,
@@ -34,13 +39,16 @@ from dsob_pl.tracking.store import (
     reason_of,
     resolve_tracking_uri,
     tables_of,
+    valid_key,
 )
 
 # MLflow takes three seconds to import and is imported in the functions that need it only; not even for annotations
 # under TYPE_CHECKING, which jsonargparse executes.
 
+log = logging.getLogger(__name__)
+
 _SECONDS_TO_BEGIN = 30  # of each of three attempts
-KEY_LENGTH, VALUE_LENGTH = 250, 500  # what the columns hold in every MLflow from 2 on
+VALUE_LENGTH = 500  # what the column holds in every MLflow from 2 on
 
 
 class MLflowLogger(Logger):
@@ -81,6 +89,7 @@ class MLflowLogger(Logger):
         # Counts environment steps where it is set; Lightning's own step lags one behind and restarts at each fit.
         self.environment_step: Callable[[], int] | None = None
         self.final_status: str | None = None
+        self.failed_by_itself = False
         self._parent: MLflowLogger | None = None
         self._children: list[MLflowLogger] = []
         self._seed: int | None = None
@@ -94,6 +103,8 @@ class MLflowLogger(Logger):
         self._artifact_dir = Path()
         self._artifacts_are_remote = False
         self._pending: list[Row] = []
+        self._keys: dict[str, str] = {}  # under which names are written
+        self._hold: Hold | None = None  # of the artifact folder
         self._last_flush = 0.0
 
     # The run ----------------------------------------------------------------------------------------------------------
@@ -102,7 +113,9 @@ class MLflowLogger(Logger):
         """Raises UsageError where the run could not be recorded or is not there to go on with; creates nothing."""
         database = database_path(self.tracking_uri)
         if self._earlier_id and (database is None or database.is_file()):
-            self._earlier(mlflow_client(self.tracking_uri))
+            folder = local_path(self._earlier(mlflow_client(self.tracking_uri)).info.artifact_uri)
+            if folder is not None and folder.is_dir():
+                self._take_hold(folder)
         elif self._earlier_id:
             raise UsageError(f"trainer.logger.run_id: there is no MLflow database '{database}'")
         if database is not None:
@@ -170,6 +183,8 @@ class MLflowLogger(Logger):
         self._artifacts_are_remote = place is None
         self._artifact_dir = place or self.artifact_location / "uploads" / self._run_id
         self._artifact_dir.mkdir(parents=True, exist_ok=True)
+        if self._parent is None and self._hold is None:
+            self._take_hold(self._artifact_dir)
         self._connection = self._parent._connection if self._parent else None
         self._connection = self._connection or Connection(self.tracking_uri, self.flush_seconds)
         header = Header(self.tracking_uri, self._run_id, self._parent.run_id if self._parent else "")
@@ -178,6 +193,12 @@ class MLflowLogger(Logger):
             self._continue(client, self._delivery)
         self._last_flush = time.monotonic()
         return client
+
+    def _take_hold(self, folder: Path) -> None:
+        """Raises UsageError where another process still trains the run whose artifacts lie in ``folder``."""
+        self._hold = hold_folder(folder)
+        if self._hold is None:
+            raise UsageError(f"the run of '{folder}' is still going on in another process; end that, or wait for it")
 
     def _earlier(self, client: Any) -> Any:
         """The run to go on with: the one given, or that of the seed under the parent's; None for a new one."""
@@ -206,6 +227,8 @@ class MLflowLogger(Logger):
         for row in kept:
             if "metric" in row:
                 self._last_steps[row["metric"]] = max(row["step"], self._last_steps.get(row["metric"], row["step"]))
+        paused = float(run.data.tags.get(PAUSED_TAG, 0)) + _seconds_since(run)
+        client.set_tag(self._run_id, PAUSED_TAG, f"{paused:.0f}")
         client.update_run(self._run_id, status="RUNNING")
         for key, value in self.tags.items():
             if not key.startswith("mlflow.") and run.data.tags.get(key) != value:
@@ -258,7 +281,7 @@ class MLflowLogger(Logger):
         now = int(time.time() * 1000)
         # Lightning adds the epoch, of which a run has one.
         self._pending += [
-            {"metric": name, "value": float(value), "timestamp": now, "step": step}
+            {"metric": self._valid_key(name), "value": float(value), "timestamp": now, "step": step}
             for name, value in metrics.items()
             if name != "epoch"
         ]
@@ -292,7 +315,17 @@ class MLflowLogger(Logger):
         leaves = flatten(params if isinstance(params, Mapping) else vars(params))
         assert self.client
         assert self._delivery is not None
-        self._delivery.write([{"param": key[:KEY_LENGTH], "value": str(value)[:VALUE_LENGTH]} for key, value in leaves])
+        self._delivery.write(
+            [{"param": self._valid_key(key), "value": str(value)[:VALUE_LENGTH]} for key, value in leaves]
+        )
+
+    def _valid_key(self, name: str) -> str:
+        """``name`` as MLflow takes it; says once what has become of one that it would refuse."""
+        if name not in self._keys:
+            self._keys[name] = valid_key(name)
+            if self._keys[name] != name[:KEY_LENGTH]:
+                log.warning("MLflow takes no metric or parameter named '%s'; it is '%s' there", name, self._keys[name])
+        return self._keys[name]
 
     @rank_zero_only
     def log_text(self, text: str, name: str) -> None:
@@ -309,11 +342,16 @@ class MLflowLogger(Logger):
         if self._artifacts_are_remote:
             self._pending.append({"artifacts": True})
         outcome = self.final_status or ("FAILED" if status == "failed" else "FINISHED")
+        if self.failed_by_itself:
+            self._pending.append({"tag": FAILED_TAG, "value": "true"})
         self._pending.append({"status": outcome, "end_time": int(time.time() * 1000)})
         # A store that hangs is asked once for all seeds, by the run that they lie under.
         self.flush(now=self._parent is None)
         if self._parent is None:
             self._deliver_the_rest()
+        if self._hold is not None:
+            self._hold.release()
+            self._hold = None
 
     def _deliver_the_rest(self) -> None:
         """Says what is left in the journals, after one more attempt with those of the runs under this one."""
@@ -333,6 +371,12 @@ class MLflowLogger(Logger):
             print(f"dsob_pl: {lost:,} metrics are lost: neither MLflow nor the journal took them", file=sys.stderr)
         for delivery in deliveries:
             delivery.journal.close()
+
+
+def _seconds_since(run: Any) -> float:
+    """Since the run ended or, where it was killed, since it last wrote a metric."""
+    last = run.info.end_time or max((metric.timestamp for metric in run.data._metric_objs), default=0)
+    return max(0.0, time.time() - last / 1000) if last else 0.0
 
 
 class _DeferredClient:

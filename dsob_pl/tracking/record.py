@@ -12,7 +12,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from dsob_pl.errors import Interrupted
+from dsob_pl.errors import Interrupted, OutOfRoom, RunFailed
 from dsob_pl.seeds import compact_seeds
 from dsob_pl.tracking.mlflow_logger import MLflowLogger
 from dsob_pl.tracking.provenance import command_line, flatten, git_tags, version_tags
@@ -106,3 +106,5 @@ class RecordRun(SaveConfigCallback):
         for logger in trainer.loggers:
             if isinstance(logger, MLflowLogger):
                 logger.final_status = "KILLED" if killed else "FAILED"
+                # What broke off for another reason, such as a full disk, would not fail again.
+                logger.failed_by_itself = isinstance(exception, RunFailed) and not isinstance(exception, OutOfRoom)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import posixpath
 import re
 import sqlite3
 import tempfile
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
 # Of the run that another lies under, and of a run that was given up: whatever reads runs leaves it out.
 PARENT_TAG, SUPERSEDED_TAG = "mlflow.parentRunId", "superseded"
+KEY_LENGTH = 250  # what the columns of names hold in every MLflow from 2 on
+FAILED_TAG = "failed"  # of a run that failed by itself, and would again
+PAUSED_TAG = "paused_seconds"  # of a run that was gone on with, all its pauses together
 _SQLITE = "sqlite:///"
 MLFLOW_TABLES = {"experiments", "runs", "metrics"}  # some of them
 _PER_PAGE = 1000
@@ -159,6 +163,13 @@ def reason_of(error: BaseException) -> str:
     text = re.split(r"\[SQL:|\(Background on this", " ".join(str(error).split()))[0].strip()
     text = re.sub(r"^API request to (\S+) failed with exception .*", r"no answer from \1", text)
     return text[:200] or type(error).__name__
+
+
+def valid_key(name: str) -> str:
+    """The name of a metric or a parameter with what MLflow refuses replaced: ``CVaR(0.1)`` is ``CVaR_0.1_``."""
+    plain = posixpath.normpath(re.sub(r"[^\w.\- :/]", "_", name[:KEY_LENGTH]))  # a path without detours
+    plain = plain.lstrip("./") if plain.startswith(("..", "/")) else plain
+    return "_" if plain in ("", ".") else plain
 
 
 def experiment_id(client: MlflowClient, tracking_uri: str, name: str, artifact_location: Path) -> str:

@@ -212,3 +212,31 @@ def test_many_histories_are_read_quickly(store):
     results = read_suite("many", suite.uri)
     assert time.perf_counter() - start < 3  # a tenth of 200 runs in 30 seconds
     assert len(results.curves) == 400
+
+
+def test_a_run_that_broke_off_for_another_reason_has_not_diverged(store):
+    """A full disk ends all seeds of a process, and so does a bug: they are to be gone on with, not to be counted."""
+    suite = Suite(store, "broken_off")
+    points = {s: {SCORE: [0.1, 0.2]} for s in (0, 1)}
+    both = dict.fromkeys((0, 1), "FAILED")
+    for method, parent, tag in (("td3", "FAILED", None), ("mage", "FAILED", "true"), ("mmd", "KILLED", None)):
+        above, *_ = suite.cell(f"summit/{method}/none", points, both)
+        suite.client.set_terminated(above, parent)
+        if tag:
+            suite.client.set_tag(above, "failed", tag)
+    results = read_suite("broken_off", suite.uri)
+    status = {method: set(of(results.finals, f"summit/{method}/none")["status"]) for method in ("td3", "mage", "mmd")}
+    assert status == {"td3": {"KILLED"}, "mage": {"FAILED"}, "mmd": {"FAILED"}}
+    states = results.cells.set_index("method")
+    assert dict(states["state"]) == {"td3": "missing", "mage": "complete", "mmd": "complete"}
+    assert dict(states["failed_seeds"]) == {"td3": "", "mage": "0-1", "mmd": "0-1"}
+    assert set(results.ended["method"]) == {"mage", "mmd"}
+
+
+def test_the_time_of_a_run_is_without_its_pauses(store):
+    suite = Suite(store, "paused")
+    _, run = suite.cell("summit/td3/none", {0: {SCORE: [0.1]}})
+    start = suite.client.get_run(run).info.start_time
+    suite.client.set_terminated(run, "FINISHED", start + 36_060_000)
+    suite.client.set_tag(run, "paused_seconds", "36000")
+    assert list(read_suite("paused", suite.uri).finals["wall_clock_seconds"]) == [60]

@@ -75,6 +75,25 @@ def test_too_large_a_replay(project: Path, capfd: pytest.CaptureFixture[str]) ->
         assert "lower data.capacity" in found[subject][1]
 
 
+@pytest.mark.parametrize(
+    ("text", "state", "message"),
+    [
+        ("data: {capacity: 1e4}", "ok", "a replay of 10,000 transitions"),
+        ("data: {capacity: many}", "problem", "data.capacity: expected an integer of at least 1, got 'many'"),
+        ("data: {capacity: 1.5}", "problem", "expected an integer of at least 1, got 1.5"),
+        ("data: {env_id: Pendulum-v9}", "problem", "Pendulum-v9"),
+    ],
+)
+def test_data_that_no_run_can_have_is_a_finding(
+    text: str, state: str, message: str, project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("over.yaml").write_text(text)
+    _, found = looked(capfd, "--config", "base.yaml", "--config", "over.yaml")
+    told = found["memory" if state == "ok" else "config"]
+    assert told[0] == state
+    assert message in told[1]
+
+
 def test_another_version_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     real = module.metadata.version
     monkeypatch.setattr(module.metadata, "version", lambda name: "1.0" if name == "torch" else real(name))
@@ -98,11 +117,13 @@ def test_a_driver_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["--config", "bas.yaml"], "'bas.yaml'"),
         (["--confg", "base.yaml"], "did you mean '--config'"),
+        (["--config", "list.yaml"], "data: expected options and their values, got ['a']"),
     ],
 )
 def test_bad_options_are_one_line(
     options: list[str], message: str, project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    Path("list.yaml").write_text("data: [a]")
     assert main(["doctor", *options]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert message in line

@@ -9,7 +9,7 @@ import pytest
 from suites import Suite
 
 from dsob_pl.analysis import read_csv, read_suite
-from dsob_pl.cli import main
+from dsob_pl.cli import doctor, main, report, sweep
 from dsob_pl.cli.report import parser
 
 SCORE = "eval/normalized_score"
@@ -55,6 +55,12 @@ def test_report_writes_page_tables_and_figures(options, tmp_path, capfd):
     assert (tmp_path / "out" / "report.html").read_text() == first
     assert main(["report", "--from_csv", "out", "out", "--out", "twice"]) == 0
     assert (tmp_path / "twice" / "report.html").read_text() == first
+    for option in ("--from_csv", "--only", "--config"):  # each may be given several times, as --config of fit
+        of = {"--from_csv": report.parser, "--only": sweep.parser, "--config": doctor.parser}[option]()
+        actions = [action for action in of._actions if option in action.option_strings]
+        assert [type(action).__name__ for action in actions] == ["_ExtendAction"]
+    assert main(["report", "--from_csv", "nowhere", "--from_csv", "out", "--out", "twice"]) == 2
+    assert "nowhere" in capfd.readouterr().err
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith("mlflow")] == []
 
 

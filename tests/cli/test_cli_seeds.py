@@ -181,10 +181,12 @@ def test_a_run_of_many_seeds_goes_on_from_its_checkpoint(tiny, capfd):
     for more, said in (
         (["--seeds=0,2", f"--ckpt_path={last}"], "holds the seeds 0-1, not 0,2"),
         (["--seeds=0-1", f"--ckpt_path={own}"], "is that of one seed"),
-        ([f"--ckpt_path={last}"], "go on with it by --seeds 0-1"),
+        ([f"--ckpt_path={last}"], "go on with it by fit --seeds 0-1"),
     ):
         assert main([*options, *more]) == 2
         assert said in capfd.readouterr().err
+    assert main(["validate", "--ckpt_path", str(last)]) == 2
+    assert "is of many seeds" in capfd.readouterr().err
     with pytest.raises(UsageError, match="holds the seeds"):
         load_agent(str(last))
 

@@ -16,10 +16,12 @@ import pytest
 from processes import Process
 
 from dsob_pl.cli import main
-from dsob_pl.cli.sweep import read_suite
+from dsob_pl.cli.sweep import _set_by_signals, read_suite
+from dsob_pl.experiments.local import run_local
 from dsob_pl.experiments.record import cell_runs, open_suite
 from dsob_pl.experiments.slurm import Slurm
 from dsob_pl.experiments.suite import parse_settings
+from dsob_pl.experiments.table import Table
 from dsob_pl.experiments.worker import Job, Outcome
 from dsob_pl.tracking.store import PARENT_TAG, mlflow_client
 
@@ -337,3 +339,131 @@ def test_a_database_that_goes_away_ends_a_sweep_in_one_line(
     assert "dsob_pl: error: MLflow failed: (sqlite3.OperationalError) no such table: runs" in err
     assert "the same command goes on from here" in err
     assert "Traceback" not in err
+
+
+def interrupted(folder: Path, *options: str) -> None:
+    process = sweep(*LONG, *options)
+    until(lambda: re.search(r"^step \d", log(CELLS[0]), re.M))
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=100)
+    assert process.returncode == 143
+    (folder / "fast").touch()
+
+
+def test_a_sweep_of_other_seeds_leaves_alone_what_was_cut_off(folder: Path) -> None:
+    interrupted(folder, "--seeds", "0-1")
+    before = cell_runs(client(), "toy")[CELLS[0]]
+    assert [run.seeds for run in before] == [(0, 1)]
+    process = sweep(*LONG, "--seeds", "2-3")
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert [(run.status, run.seeds) for run in cell_runs(client(), "toy")[CELLS[0]]] == [
+        ("KILLED", (0, 1)),
+        ("FINISHED", (2, 3)),
+    ]
+    process = sweep(*LONG, "--seeds", "0-3")
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    after = cell_runs(client(), "toy")[CELLS[0]]
+    assert sorted((run.status, run.seeds) for run in after) == [("FINISHED", (0, 1)), ("FINISHED", (2, 3))]
+    assert after[0].run_id == before[0].run_id
+    assert log(CELLS[0]).count(" gone on with\n") == 1
+
+
+def test_what_was_cut_off_outlives_an_environment_that_is_not_there(folder: Path) -> None:
+    interrupted(folder)
+    (folder / "throttle.py").rename(folder / "away.py")  # such as a plugin of another shell
+    process = sweep(*LONG)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 3
+    assert "throttle" in err
+    (folder / "away.py").rename(folder / "throttle.py")
+    process = sweep(*LONG)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    check_cells([CELLS[0]], list(range(10, 101, 10)))
+    assert re.findall(r"^going on from step (\d+) of ", log(CELLS[0]), re.M)[-1] != "0"
+
+
+FULL = """
+import errno
+from pathlib import Path
+import lightning as L
+
+class Full(L.Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 15 and not Path("made").exists():
+            Path("made").touch()
+            raise OSError(errno.ENOSPC, "No space left on device", "somewhere")
+"""
+
+
+def test_a_full_disk_is_not_a_failure_of_the_cell(folder: Path) -> None:
+    (folder / "full.py").write_text(FULL)
+    callbacks = CALLBACKS.replace("throttle.Throttle", "full.Full")
+    process = sweep("--only", "mage", "--set", f"trainer.callbacks={callbacks}")
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    check_cells([CELLS[0]], [10, 20, 30])
+    text = log(CELLS[0])
+    assert "no space is left" in text
+    assert "ended with exit code 4" in text
+    assert text.count(" gone on with\n") == 1
+    (run,) = cell_runs(client(), "toy")[CELLS[0]]
+    assert "paused_seconds" in client().get_run(run.run_id).data.tags
+
+
+class Gone:
+    """The stderr of a terminal that is not there any more."""
+
+    def write(self, _: str) -> int:
+        raise OSError(5, "Input/output error")
+
+    flush = write
+
+
+def test_signals_that_are_ignored_stay_so_and_a_lost_terminal_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    stop = Event()
+    try:
+        with _set_by_signals(stop) as received:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.is_set()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        monkeypatch.setattr("sys.stderr", Gone())
+        with _set_by_signals(stop) as received:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.is_set()
+            assert received == [signal.SIGHUP]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_where_nobody_reads_the_table_the_cells_are_ended(folder: Path) -> None:
+    def watch(outcomes: dict[str, Outcome]) -> None:
+        if list(Path("mlruns").rglob("last.ckpt")):
+            raise BrokenPipeError
+
+    stop = Event()
+    with pytest.raises(BrokenPipeError):
+        run_local(1, jobs(*SLOW)[:1], stop, watch)
+    assert stop.is_set()
+    assert fits(folder) == []
+    (run,) = cell_runs(client(), "toy")[CELLS[0]]
+    assert run.status == "KILLED"
+
+
+def test_the_table_shows_the_mean_return_of_many_seeds() -> None:
+    process = sweep("--only", "mage")
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    (job, _), store = jobs(), client()
+    (run,) = cell_runs(store, "toy")[CELLS[0]]
+    for score, key in (("eval/return_mean", "seeds/return_mean"), (None, "seeds/normalized_score_mean")):
+        table = Table([job], {}, store, score or job_score())
+        table.close({})
+        assert table._scores == {CELLS[0]: store.get_run(run.run_id).data.metrics[key]}
+
+
+def job_score() -> str:
+    return read_suite("toy.yaml")[0].score

@@ -134,3 +134,61 @@ def test_a_folder_that_does_not_exist_yet_is_writable_where_its_parent_is(tmp_pa
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UsageError, match="cannot write"):
         check_writable(Path("/proc/nothing"))
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("eval/CVaR(0.1)", "eval/CVaR_0.1_"),
+        ("coverage_95%", "coverage_95_"),
+        ("../up", "up"),
+        ("/root//twice", "root/twice"),
+        ("eval/return_mean", "eval/return_mean"),
+        ("a - b.c:d", "a - b.c:d"),
+        (".", "_"),
+        ("x" * 300, "x" * 250),
+    ],
+)
+def test_names_that_mlflow_refuses_are_written_under_others(
+    folder: Path, caplog: pytest.LogCaptureFixture, name: str, written: str
+) -> None:
+    logger = make(folder, experiment_name="e", flush_seconds=0.0)
+    for step in (1, 2):
+        logger.log_metrics({name: step, "after": step}, step=step)
+    logger.log_hyperparams({name: 7})
+    logger.finalize("success")
+    run = mlflow_client(logger.tracking_uri).get_run(logger.run_id)
+    assert run.data.metrics == {written: 2, "after": 2}
+    assert run.data.params == {written: "7"}
+    assert run.info.status == "FINISHED"
+    said = [record for record in caplog.records if f"'{written}'" in record.getMessage()]
+    assert len(said) == (written != name and len(name) < 300)
+
+
+def test_a_run_that_another_process_trains_is_not_gone_on_with(folder: Path) -> None:
+    first = make(folder, experiment_name="e")
+    assert first.run_id
+    second = make(folder, experiment_name="e", run_id=first.run_id)
+    with pytest.raises(UsageError, match="still going on in another process"):
+        second.check()
+    with pytest.raises(UsageError, match="still going on in another process"):
+        assert second.client
+    first.finalize("failed")
+    second.check()
+    assert second.run_id == first.run_id
+    second.finalize("success")
+
+
+def test_pauses_are_known_of_a_run_that_was_gone_on_with(folder: Path) -> None:
+    first = make(folder, experiment_name="e")
+    assert first.run_id
+    first.finalize("failed")
+    client, ended = mlflow_client(first.tracking_uri), int(time.time() * 1000) - 3_600_000
+    client.set_terminated(first.run_id, "KILLED", ended)
+    for hours in (1, 2):
+        again = make(folder, experiment_name="e", run_id=first.run_id)
+        assert again.run_id
+        paused = float(client.get_run(first.run_id).data.tags["paused_seconds"])
+        assert 3600 * hours <= paused < 3600 * hours + 60
+        again.finalize("failed")
+        client.set_terminated(first.run_id, "KILLED", ended)

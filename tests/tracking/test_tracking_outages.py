@@ -161,7 +161,7 @@ def test_a_run_that_goes_on_takes_over_the_journal_of_the_process_before(folder:
     log(first, 1, 2)
     with moved(folder / "mlflow.db"):
         log(first, 3, 4)
-    first._delivery.journal.close()  # type: ignore[union-attr]  # as the end of its process does
+    let_go(first)
     second = make(folder, run_id=first.run_id)
     log(second, 3, 4, 5)  # goes on from a checkpoint of step 2
     second.finalize("success")
@@ -213,6 +213,13 @@ def test_going_on_while_the_store_is_locked_is_kept(folder: Path) -> None:
     delivery.journal.close()
 
 
+def let_go(logger: MLflowLogger) -> None:
+    """As the end of its process does."""
+    logger._delivery.journal.close()  # type: ignore[union-attr]
+    if logger._hold is not None:
+        logger._hold.release()
+
+
 STEP = st.sampled_from(["log", "log", "log", "down", "up", "kill", "stop", "replay"])
 
 
@@ -239,7 +246,7 @@ def test_whatever_happens_each_point_is_there_once(
         elif action in ("kill", "stop") and logger is not None:
             if action == "stop":
                 logger.finalize("failed")
-            logger._delivery.journal.close()  # type: ignore[union-attr]
+            let_go(logger)
             logger = None
         elif action == "log":
             if logger is None and database.exists():
@@ -421,3 +428,32 @@ def test_the_journals_of_seeds_are_found_under_their_parents(folder: Path) -> No
     assert main(["tracking", "replay", str(parent.artifact_dir.parent)]) == 0
     histories = [history(logger.tracking_uri, logger.run_id) for logger in loggers]
     assert histories == [expected(1, 2)] * 3 + [expected(1)]
+
+
+def test_a_row_that_is_refused_for_ever_holds_up_no_other(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Such as one in a journal of an older version, which did not look at names."""
+    logger = make(folder)
+    bad = {"metric": "m(1)", "value": 0.0, "timestamp": 1, "step": 1}
+    journal = logger_journal(logger)
+    journal.append([row(1), bad, row(2)])
+    journal.close()
+    assert main(["tracking", "replay", str(logger.artifact_dir)]) == 0
+    assert history(logger.tracking_uri, logger.run_id) == [(1, 0.5), (2, 0.5)]
+    assert "MLflow refuses 'm(1)', which is left out" in caplog.text
+    assert not journal.exists
+
+
+def test_what_a_deleted_run_does_not_take_is_kept(folder: Path) -> None:
+    logger = make(folder)
+    log(logger, 1)
+    client = mlflow_client(logger.tracking_uri)
+    client.delete_run(logger.run_id)
+    log(logger, 2, 3)
+    client.restore_run(logger.run_id)
+    logger.finalize("success")
+    assert history(logger.tracking_uri, logger.run_id) == expected(1, 2, 3)
+
+
+def logger_journal(logger: MLflowLogger) -> Journal:
+    assert logger.client
+    return logger._delivery.journal  # type: ignore[union-attr]

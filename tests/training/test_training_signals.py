@@ -14,6 +14,7 @@ import pytest
 import torch
 from resume_runs import ROOT, check_same, checkpoint, finish, start, start_python, statuses, until
 
+from dsob_pl.cli.resume import slurm_folder
 from dsob_pl.training import BestAndLast
 
 
@@ -84,5 +85,20 @@ def test_slurm_requeues_between_two_steps_and_the_job_goes_on(hook: str, straigh
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGUSR1, out
     assert (tmp_path / "requeued").read_text() == "requeue 12\n"
+    (kept,) = tmp_path.rglob("hpc_ckpt_*.ckpt")  # not where a run of another job, or another command, would look
+    assert kept.relative_to(tmp_path).parts[:2] == ("runs", "slurm")
+    assert kept.parent.name.startswith("12-")
     finish(start(tmp_path, **slurm))  # the same command: Lightning finds what it saved
     check_same(tmp_path, straight)
+
+
+def test_a_requeued_job_finds_its_own_checkpoint_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    assert slurm_folder(["--config", "a.yaml"]) is None
+    for name, value in {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "12"}.items():
+        monkeypatch.setenv(name, value)
+    own = slurm_folder(["--config", "a.yaml"])
+    assert own == slurm_folder(["--config", "a.yaml"])
+    assert own != slurm_folder(["--config", "b.yaml"])
+    monkeypatch.setenv("SLURM_JOB_ID", "13")
+    assert own != slurm_folder(["--config", "a.yaml"])
