@@ -132,7 +132,7 @@ class ManySeeds(L.LightningModule):
 
     def training_step(self, step: SeedsStep, _: int) -> None:
         """One environment step of every seed (already taken by the data) and its U updates."""
-        fixed_policy = self.annealing.policy_moves(self) == 0
+        fixed_policy = self.annealing.policy_moves(self) == 0 or self.agents[0].keeps_policy
         for i, agent in enumerate(self.agents):
             seen = step.batch if step.new is None else step.new
             assert seen is not None  # without collection every step brings a batch
@@ -334,7 +334,8 @@ class ManySeeds(L.LightningModule):
         if kind != "grad_norm" or which + 1 < len(reading.history[name]):
             return []
         gradient = self.stack.get_parameter(part).grad
-        assert gradient is not None
+        if gradient is None:  # of a policy at rest
+            return []
         named = list(getattr(self.agents[i], part).named_parameters())
         pieces = gradient[i].split([p.numel() for _, p in named])
         return [name for (name, _), piece in zip(named, pieces) if not bool(piece.isfinite().all())]

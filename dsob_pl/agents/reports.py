@@ -95,4 +95,5 @@ def model_diagnostics(
     size = (_SPREAD_SAMPLES, len(transition.r), model.noise_size)
     eps = torch.randn(size, device=transition.r.device, generator=generator)
     factors = gamma_kappa(model, policy, transition.s, transition.a, eps[0], gamma)
-    return {**gamma_kappa_statistics(factors), "world_model/spread": spread_ratio(model, transition, eps)}
+    found = {**gamma_kappa_statistics(factors), "world_model/spread": spread_ratio(model, transition, eps)}
+    return {name: value.detach() for name, value in found.items()}

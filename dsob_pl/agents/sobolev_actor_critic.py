@@ -92,7 +92,8 @@ class SobolevActorCritic(L.LightningModule):
         target_policy_noise: standard deviation of the noise, clipped to 0.5, on the next actions in the target (target
             policy smoothing, Fujimoto et al. 2018); 0 is without.
         critic_optimizer: optimizer of the critic.
-        policy_optimizer: optimizer of the policy; None keeps the policy as it is (policy evaluation).
+        policy_optimizer: optimizer of the policy; None keeps the policy as it is (policy evaluation), and the
+            normalisation of what it sees from the first update on.
         world_model_optimizer: optimizer of the world model.
         max_gradient_norm: global-norm limit of each optimizer's gradient.
         diagnostic_samples: transitions on which gamma*kappa and the world model's spread are estimated, at the logging
@@ -217,7 +218,13 @@ class SobolevActorCritic(L.LightningModule):
         if self.world_model is None and self.order is not SobolevOrder.NONE:
             raise UsageError(f"model.sobolev: '{self.order.value}' needs a world model, and model.world_model is null")
         self.learns_model = self.world_model is not None and self.world_model.learns
+        if self.world_model is None and jacobian_penalty:
+            raise UsageError("model.jacobian_penalty: needs a world model, and model.world_model is null")
         self.learns_policy = policy_optimizer is not None
+        if self.learns_policy and not any(p.requires_grad for p in self.policy.parameters()):
+            raise UsageError(
+                f"model.policy_optimizer: {type(self.policy).__name__} has no parameters to train; use null"
+            )
         self.optimizer_factories = (
             world_model_optimizer if self.learns_model else None,
             critic_optimizer,
@@ -346,7 +353,7 @@ class SobolevActorCritic(L.LightningModule):
         """One environment step (already taken by the data) and its U updates."""
         seen = step.batch if step.new is None else step.new
         assert seen is not None  # without collection every step brings a batch
-        self.scales.take_in(seen, self.updates > 0, self.annealing.policy_moves(self) == 0)
+        self.scales.take_in(seen, self.updates > 0, self.annealing.policy_moves(self) == 0 or self.keeps_policy)
         metrics: dict[str, Tensor] = {}
         report = (self.trainer.global_step + 1) % self._report_every == 0
         if step.batch is not None:
@@ -390,6 +397,11 @@ class SobolevActorCritic(L.LightningModule):
         rests = self.annealing.policy_moves(self) == 0
         parts = (evaluate, self._descend, self._gradient_norm, self._follow)
         return update(self, *parts, policy_due=due, policy_rests=rests, report=report)
+
+    @property
+    def keeps_policy(self) -> bool:
+        """Whether the policy has come to be what it stays: one that does not learn, once the warm-up has been seen."""
+        return not self.learns_policy and self.updates > 0
 
     def _adapt_pessimism(self) -> None:
         replay = self.trainer.datamodule.buffers()["replay"]  # type: ignore[attr-defined]
@@ -528,9 +540,9 @@ class SobolevActorCritic(L.LightningModule):
         if reading.broken is not None:
             name, which = reading.broken
             part, _, kind = name.partition("/")
-            own = [norms for owner, norms in each if owner == part]
+            own = [norms for owner, norms in each if owner == part]  # none of a policy at rest
             gradients = []
-            if kind == "grad_norm":
+            if kind == "grad_norm" and which < len(own):
                 names = [n for n, p in getattr(self, part).named_parameters() if p.grad is not None]
                 gradients = [n for n, norm in zip(names, own[which].tolist()) if not math.isfinite(norm)]
             reason = described(name, gradients, step)

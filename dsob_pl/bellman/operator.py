@@ -87,6 +87,7 @@ def spectral_norm(k: Tensor) -> Tensor:
     for every matrix, K = 0 and matrices of low rank included.
     """
     # The decomposition raises on NaN; a run that diverges is to end where its loss is checked.
+    k = k.float() if k.dtype in (torch.bfloat16, torch.float16) else k  # for which there is no decomposition
     broken = ~k.isfinite().all(-1).all(-1)
     norm = torch.linalg.matrix_norm(k.masked_fill(broken[..., None, None], 0.0), ord=2)
     return norm.masked_fill(broken, torch.nan)

@@ -1,9 +1,10 @@
 """The whole state of an environment in mid-episode, as plain numbers and tensors: wrappers, generators, simulator.
 
 What an environment is made of is walked through: numbers, arrays, generators and containers of them, and objects made
-of those. A MuJoCo simulation is saved by MuJoCo itself. What the constructor sets and nothing moves (spaces, models,
-functions) and what only draws is left out. Whatever else an environment holds cannot be saved; a resumed run then
-begins a new episode.
+of those. A MuJoCo simulation is saved by MuJoCo itself. What the constructor sets and nothing moves (spaces, models)
+and what only draws is left out. Whatever else an environment holds cannot be saved, and neither can what it holds in
+two places at once, such as a view of an array: it would come back as two things. A resumed run then begins a new
+episode.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -33,12 +34,10 @@ _CONSTANT = (
     np.dtype,
     slice,
     type,
-    FunctionType,
-    BuiltinFunctionType,
-    MethodType,
     ModuleType,
-    Enum,
 )
+_NUMPY_DTYPES = (torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool)
+_FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType)
 _DRAWING = ("pygame", "glfw", "gymnasium.envs.mujoco.mujoco_rendering")  # modules whose objects only draw
 _BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
 _KIND = "__kind__"
@@ -59,8 +58,9 @@ def environment_state(env: gymnasium.Env) -> dict[str, Any]:
     Raises:
         CannotSave: names the attribute that has no plain form.
     """
-    layers = list(_layers(env))
-    return {"layers": [_layer_state(layer) for layer in layers], "names": [type(layer).__name__ for layer in layers]}
+    layers, once = list(_layers(env)), _Once()
+    states = [_layer_state(layer, once) for layer in layers]
+    return {"layers": states, "names": [type(layer).__name__ for layer in layers]}
 
 
 def restore_environment(env: gymnasium.Env, state: dict[str, Any]) -> None:
@@ -108,13 +108,47 @@ def _layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
         yield env
 
 
-def _layer_state(layer: gymnasium.Env) -> dict[str, Any]:
+class _Once:
+    """What has been met so far: each thing that can be moved is to be met in one place only."""
+
+    def __init__(self) -> None:
+        self._objects: dict[int, tuple[Any, str]] = {}  # kept, so that no other gets its id
+        self._arrays: list[tuple[np.ndarray, str]] = []
+
+    def take(self, value: Any, where: str) -> None:
+        """Raises CannotSave where it has been met."""
+        if isinstance(value, Tensor) and value.device.type == "cpu" and value.dtype in _NUMPY_DTYPES:
+            value = value.detach().numpy()
+        if isinstance(value, np.ndarray):
+            for other, place in self._arrays:
+                if np.may_share_memory(value, other) and _share_memory(value, other):
+                    raise CannotSave(f"{where} shares memory with {place}")
+            self._arrays.append((value, where))
+        elif id(value) in self._objects:
+            place = self._objects[id(value)][1]
+            raise CannotSave(f"{where} refers to what holds it" if where.startswith(place) else f"{where} is {place}")
+        else:
+            self._objects[id(value)] = value, where
+
+    def take_arrays(self, arrays: Iterable[tuple[str, np.ndarray]], where: str) -> None:
+        """Takes those of one thing, which may share memory with each other."""
+        self._arrays += [(array, f"{where}.{name}") for name, array in arrays]
+
+
+def _share_memory(one: np.ndarray, other: np.ndarray) -> bool:
+    try:
+        return np.shares_memory(one, other, max_work=10_000)  # type: ignore[arg-type]
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _layer_state(layer: gymnasium.Env, once: _Once) -> dict[str, Any]:
     if hasattr(layer, "state_dict") and hasattr(layer, "load_state_dict") and not isinstance(layer, gymnasium.Wrapper):
-        return {_KIND: "own", "state": _encoded(layer.state_dict(), type(layer).__name__, set())}
-    return _attributes(layer, type(layer).__name__, set())
+        return {_KIND: "own", "state": _encoded(layer.state_dict(), type(layer).__name__, _Once())}
+    return _attributes(layer, type(layer).__name__, once)
 
 
-def _attributes(holder: object, where: str, seen: set[int]) -> dict[str, Any]:
+def _attributes(holder: object, where: str, once: _Once) -> dict[str, Any]:
     """The attributes of an object that can change, encoded."""
     simulation = getattr(holder, "model", None) if isinstance(holder, gymnasium.Env) else None
     result = {}
@@ -123,8 +157,9 @@ def _attributes(holder: object, where: str, seen: set[int]) -> dict[str, Any]:
             continue
         if _is_a(value, "mujoco", "MjData"):
             result[name] = {_KIND: "mujoco", **_simulation_state(simulation, value)}
+            once.take_arrays(_arrays_of(value), f"{where}.{name}")
         elif not _is_constant(value):
-            result[name] = _encoded(value, f"{where}.{name}", seen)
+            result[name] = _encoded(value, f"{where}.{name}", once)
     return result
 
 
@@ -134,34 +169,37 @@ def _is_constant(value: Any) -> bool:
     return type(value).__module__.startswith(_DRAWING) or isinstance(value, gymnasium.Env)
 
 
-def _encoded(value: Any, where: str, seen: set[int]) -> Any:
+def _encoded(value: Any, where: str, once: _Once) -> Any:
     if isinstance(value, _PLAIN) and type(value) in _PLAIN:
         return value
+    if isinstance(value, Enum):
+        return {_KIND: "enum", "value": value.name}
+    if isinstance(value, _FUNCTIONS):
+        return {_KIND: "function", "value": f"{value.__module__}.{value.__qualname__}"}
+    if _is_constant(value):
+        return {_KIND: "constant"}
+    if not isinstance(value, (np.generic, tuple, nn.Module)):  # which are put back as they are, or in their place
+        once.take(value, where)
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, np.ndarray | np.generic):
         return {_KIND: "array", "value": _tensor(value, where), "scalar": isinstance(value, np.generic)}
     if isinstance(value, np.random.Generator):
-        return {_KIND: "generator", "value": _encoded(value.bit_generator.state, where, seen)}
+        return {_KIND: "generator", "value": _encoded(value.bit_generator.state, where, _Once())}
     if isinstance(value, np.random.RandomState):
-        return {_KIND: "random_state", "value": _encoded(value.get_state(legacy=False), where, seen)}
+        return {_KIND: "random_state", "value": _encoded(value.get_state(legacy=False), where, _Once())}
     if isinstance(value, torch.Generator):
         return {_KIND: "torch_generator", "value": value.get_state()}
     if isinstance(value, nn.Module):
         return {_KIND: "module", "value": {k: v.detach().clone() for k, v in value.state_dict().items()}}
-    if id(value) in seen:
-        raise CannotSave(f"{where} refers to what holds it")
-    seen = seen | {id(value)}
     if isinstance(value, dict):
-        pairs = [(_encoded(k, where, seen), _encoded(v, f"{where}[{k!r}]", seen)) for k, v in value.items()]
+        pairs = [(_encoded(k, where, _Once()), _encoded(v, f"{where}[{k!r}]", once)) for k, v in value.items()]
         return {_KIND: "dict", "value": pairs}
     if isinstance(value, list | tuple | set | deque) and type(value) in (list, tuple, set, deque):
-        items = [_encoded(item, where, seen) for item in value]
+        items = [_encoded(item, f"{where}[{i}]", once) for i, item in enumerate(value)]
         return {_KIND: type(value).__name__, "value": items, "limit": getattr(value, "maxlen", None)}
-    if _is_constant(value):
-        return {_KIND: "constant"}
     if _is_of_python(value):
-        return {_KIND: "object", "value": _attributes(value, where, seen)}
+        return {_KIND: "object", "value": _attributes(value, where, once)}
     raise CannotSave(f"{where} is a {type(value).__module__}.{type(value).__qualname__}")
 
 
@@ -212,9 +250,17 @@ def _decoded(value: Any, own: Any) -> Any:
         return {"list": list, "tuple": tuple, "set": set}[kind](_decoded(v, o) for v, o in zip(content, there))
     if kind == "deque":
         return deque((_decoded(item, None) for item in content), maxlen=value["limit"])
-    if kind == "constant" or own is None:
-        if own is None:
-            raise CannotSave(f"the environment has no {kind} in the place of a saved one")
+    if own is None:
+        raise CannotSave(f"the environment has no {kind} in the place of a saved one")
+    if kind == "constant":
+        return own
+    if kind == "enum":
+        if not isinstance(own, Enum) or content not in type(own).__members__:
+            raise CannotSave(f"the environment has no place for the saved constant '{content}'")
+        return type(own)[content]
+    if kind == "function":
+        if not isinstance(own, _FUNCTIONS) or f"{own.__module__}.{own.__qualname__}" != content:
+            raise CannotSave(f"the environment has another function in the place of '{content}'")
         return own
     if kind == "module":
         own.load_state_dict(content)
@@ -252,12 +298,19 @@ def _simulation_state(model: Any, data: Any) -> dict[str, Any]:
     state = np.empty(mujoco.mj_stateSize(model, kind))
     mujoco.mj_getState(model, data, state, kind)
     fresh = mujoco.MjData(model)  # contacts and constraints, which every step finds anew, have no fixed size
-    derived = {}
+    derived = {
+        name: torch.from_numpy(array.copy())
+        for name, array in _arrays_of(data)
+        if array.shape == getattr(fresh, name).shape
+    }
+    return {"state": torch.from_numpy(state), "derived": derived}
+
+
+def _arrays_of(data: Any) -> Iterator[tuple[str, np.ndarray]]:
     for name in dir(data):
         array = None if name.startswith("_") else getattr(data, name, None)
-        if isinstance(array, np.ndarray) and array.size and array.shape == getattr(fresh, name).shape:
-            derived[name] = torch.from_numpy(array.copy())
-    return {"state": torch.from_numpy(state), "derived": derived}
+        if isinstance(array, np.ndarray) and array.size:
+            yield name, array
 
 
 def _restore_simulation(model: Any, data: Any, saved: dict[str, Any]) -> None:

@@ -76,6 +76,9 @@ class GroundTruth(L.Callback):
         self.seed = seed
         self.history: list[dict[str, float]] = []
         self._truth: Tensor | None = None
+        self._begin: int | None = None  # environment step before the first update
+        self._scored = -1
+        self._goes_on = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuses what cannot be scored; draws the state-action pairs."""
@@ -96,9 +99,22 @@ class GroundTruth(L.Callback):
         shape = (self.pairs, problem.observation_size)
         self._s = self._problem.initial_state(torch.randn(shape, generator=generator).to(pl_module.device))
         self._a = (torch.rand(self.pairs, problem.action_size, generator=generator) * 2 - 1).to(pl_module.device)
-        self.history, self._truth = [], None
-        self._begin: int | None = None
-        self._scored = -1
+        if any(p.dtype != torch.float32 for p in pl_module.parameters()):
+            raise UsageError("GroundTruth: expected trainer.precision of 32 bits")
+        self._truth = None
+        if not self._goes_on:
+            self.history, self._begin, self._scored = [], None, -1
+        self._goes_on = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the cadence began, and the scores so far."""
+        return {"begin": self._begin, "scored": self._scored, "history": [dict(entry) for entry in self.history]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on with them."""
+        self._begin, self._scored = state_dict["begin"], state_dict["scored"]
+        self.history = [dict(entry) for entry in state_dict["history"]]
+        self._goes_on = True
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import deque
+from enum import Enum
 from typing import Any
 
 import gymnasium
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.envs.classic_control import PendulumEnv
+from gymnasium.envs.mujoco.inverted_pendulum_v5 import InvertedPendulumEnv
 
 from dsob_pl.envs import (
     ActionNoise,
@@ -22,6 +24,7 @@ from dsob_pl.envs import (
     make_env,
     restore_environment,
 )
+from dsob_pl.envs.state import put_back, saved_environment
 
 NOISE = [DynamicsNoise, ObservationNoise, ActionNoise, RewardNoise]
 MUJOCO = ["Ant", "Humanoid", "HumanoidStandup", "Walker2d", "Hopper", "HalfCheetah", "Swimmer", "Reacher", "Pusher"]
@@ -142,3 +145,109 @@ def test_only_generators_of_numpy_are_made() -> None:
     generator["value"]["value"] = [(key, "seterr" if key == "bit_generator" else value) for key, value in pairs]
     with pytest.raises(CannotSave, match="no generator of numpy called 'seterr'"):
         restore_environment(env, state)
+
+
+class Views(PendulumEnv):
+    """An observation that is a view of the state: put back as two arrays, it would not move any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = np.zeros(4)
+        self.position = self.x[:2]
+
+
+class Simulated(InvertedPendulumEnv):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q = self.data.qpos
+
+
+class Part:
+    def __init__(self, generator: np.random.Generator) -> None:
+        self.generator = generator
+
+
+class Shared(PendulumEnv):
+    def reset(self, **options: Any) -> Any:
+        result = super().reset(**options)
+        self.part = Part(self.np_random)
+        return result
+
+
+class TensorView(PendulumEnv):
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = torch.zeros(4)
+        self.tail = self.x[2:].numpy()
+
+
+class Aliased(PendulumEnv):
+    def __init__(self) -> None:
+        super().__init__()
+        self.goals = [{"at": 0}, {"at": 1}]
+        self.goal = self.goals[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Views, r"Views\.position shares memory with Views\.x"),
+        (Simulated, r"shares memory with Simulated\.data\.qpos|data\.qpos shares memory"),
+        (Shared, r"Shared\.part\.generator is Shared\._np_random"),
+        (TensorView, r"TensorView\.tail shares memory with TensorView\.x"),
+        (Aliased, r"Aliased\.goal is Aliased\.goals\[1\]"),
+    ],
+)
+def test_what_stands_in_two_places_is_not_saved_as_two_things(kind: type[gymnasium.Env], message: str) -> None:
+    env = kind()
+    env.reset(seed=0)
+    with pytest.raises(CannotSave, match=message):
+        environment_state(env)
+    assert saved_environment(env) is None
+
+
+class Phase(Enum):
+    CLIMB = 1
+    DIVE = 2
+
+
+def slow(u: float) -> float:
+    return u / 2
+
+
+def fast(u: float) -> float:
+    return 2 * u
+
+
+class Phased(PendulumEnv):
+    """What it does depends on a constant, and on a function."""
+
+    def __init__(self, later: bool = False) -> None:
+        super().__init__()
+        self.phase, self.rule, self.steps = Phase.CLIMB, slow, 0
+        self.later = later
+
+    def step(self, action: np.ndarray) -> Any:
+        self.steps += 1
+        if self.steps == 10:
+            self.phase = Phase.DIVE
+            self.rule = fast if self.later else slow
+        observation, reward, *rest = super().step(action)
+        return observation, reward + self.phase.value + self.rule(float(action[0])), *rest
+
+
+def test_constants_are_put_back_by_name_and_another_function_is_noticed() -> None:
+    actions = np.random.default_rng(0).uniform(-2, 2, (40, 1)).astype(np.float32)
+    env, other = Phased(), Phased()
+    env.reset(seed=1)
+    play(env, actions[:20])
+    restore_environment(other, through_a_file(environment_state(env)))
+    assert other.phase is Phase.DIVE
+    assert play(other, actions[20:]) == play(env, actions[20:])
+    env = Phased(later=True)
+    env.reset(seed=1)
+    play(env, actions[:20])
+    state = environment_state(env)
+    with pytest.raises(CannotSave, match=r"another function in the place of '.*fast'"):
+        restore_environment(Phased(), state)
+    assert put_back(Phased(), state) is False
