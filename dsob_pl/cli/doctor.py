@@ -256,13 +256,9 @@ def room(data: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _count(value: Any) -> int:
-    try:
-        count = float(value)  # YAML takes 1e6 for text, as the parser of fit does not
-    except (TypeError, ValueError):
-        count = 0.0
-    if count < 1 or count != int(count):
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UsageError(f"data.capacity: expected an integer of at least 1, got {value!r}")
-    return int(count)
+    return value
 
 
 def _free_memory() -> int | None:

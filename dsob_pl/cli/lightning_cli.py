@@ -146,7 +146,7 @@ class CLI(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except (ParseError, OmegaConfBaseException) as error:
-            known = known_keys(own.get_defaults().keys())
+            known = known_keys(own.get_defaults().keys()) | {"print_config"}
             parts = {"model": find_part(DEFAULT_MODEL, "model"), "trainer.logger": MLflowLogger}
             raise UsageError(explain(error, self.sources, self.command, known, parts)) from error
         check_numbers(self.config[self.command].as_dict())

@@ -13,7 +13,8 @@ from dsob_pl.agents import ManySeeds, SobolevActorCritic
 from dsob_pl.agents.objectives import PARTS
 from dsob_pl.agents.optimizers import Annealing
 from dsob_pl.data import ManySeedsData, ReplayDataModule
-from dsob_pl.errors import UsageError
+from dsob_pl.errors import RunFailed, UsageError
+from dsob_pl.risk import Mean
 
 # The rates of steps 0 to 9 of ten, annealed after 0.6 of them, over those at the start.
 FACTORS = [1, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
@@ -127,6 +128,55 @@ def test_a_frozen_policy_stays_while_its_critics_learn_on(many: bool, tmp_path: 
     difference = (replay["action"] - agent.act(replay["observation"])).abs().amax(-1)
     assert difference[6:].max() < 1e-6
     assert (difference[2:6] > 1e-3).all()
+
+
+class Steep(Mean):
+    """The mean; once it is broken its value is right and its derivative is not finite."""
+
+    broken = False
+
+    def __call__(self, returns: torch.Tensor) -> torch.Tensor:
+        mean = super().__call__(returns)
+        return mean + (0 * returns).abs().sqrt().sum(-1) if self.broken else mean
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_gradient_of_a_policy_at_rest_that_is_not_finite_ends_the_run_in_a_line(many: bool, tmp_path: Path) -> None:
+    class Break(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+            if trainer.global_step == 7:  # at rest since step 6; the report is that of step 8
+                for agent in pl_module.agents if isinstance(pl_module, ManySeeds) else [pl_module]:
+                    agent.risk.broken = True
+                if isinstance(pl_module, ManySeeds):
+                    pl_module.stack.get_parameter("policy").grad = None  # as in a run that goes on from here
+
+    def build_one(seed: int = 0) -> tuple[SobolevActorCritic, ReplayDataModule]:
+        return build(seed, anneal_after=0.2, freeze_policy_at=0.6, risk=Steep())
+
+    module, data = tiny_seeds(build_one) if many else build_one()
+    with pytest.raises(RunFailed, match=r"policy/grad_norm.* became non-finite at environment step 8"):
+        tiny_trainer(tmp_path, 10, callbacks=[Break()]).fit(module, data)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_policy_that_does_not_learn_keeps_what_it_takes_an_observation_for(many: bool, tmp_path: Path) -> None:
+    """From its first update on, before which the warm-up decides: evaluated is one policy, not many."""
+
+    class Counts(L.Callback):
+        def __init__(self) -> None:
+            self.seen: list[float] = []
+
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+            agent = pl_module.agents[-1] if isinstance(pl_module, ManySeeds) else pl_module
+            self.seen.append(float(agent.normalizer.count))
+
+    def build_one(seed: int = 0) -> tuple[SobolevActorCritic, ReplayDataModule]:
+        return build(seed, anneal_after=None, policy_optimizer=None)
+
+    counts = Counts()
+    module, data = tiny_seeds(build_one) if many else build_one()
+    tiny_trainer(tmp_path, 8, callbacks=[counts]).fit(module, data)
+    assert counts.seen == [1, 2, 3, 3, 3, 3, 3, 3]
 
 
 def test_outside_of_a_run_it_explores() -> None:

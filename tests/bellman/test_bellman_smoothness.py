@@ -193,3 +193,9 @@ def test_gamma_kappa_statistics_by_hand(float64):
     assert {name: value.item() for name, value in statistics.items()} == pytest.approx(
         {"bellman/gamma_kappa": 3.0, "bellman/gamma_kappa_p90": 2.6, "bellman/gamma_kappa_median": 1.1}
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_spectral_norm_of_half_precision_is_that_of_single(dtype):
+    k = torch.randn(7, 3, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert torch.equal(spectral_norm(k), spectral_norm(k.float()))

@@ -78,7 +78,8 @@ def test_too_large_a_replay(project: Path, capfd: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("text", "state", "message"),
     [
-        ("data: {capacity: 1e4}", "ok", "a replay of 10,000 transitions"),
+        ("data: {capacity: 10000}", "ok", "a replay of 10,000 transitions"),
+        ("data: {capacity: 1e4}", "problem", "data.capacity: expected an integer of at least 1, got '1e4'"),
         ("data: {capacity: many}", "problem", "data.capacity: expected an integer of at least 1, got 'many'"),
         ("data: {capacity: 1.5}", "problem", "expected an integer of at least 1, got 1.5"),
         ("data: {env_id: Pendulum-v9}", "problem", "Pendulum-v9"),

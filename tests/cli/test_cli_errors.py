@@ -142,6 +142,22 @@ CASES: dict[str, tuple[list[str], str | None, list[str]]] = {
         ["model.world_model_scheduler", "ZeroDivisionError"],
     ),
     "devices": ([*B, "--trainer.devices=2"], None, ["trainer.devices: expected one device, got 2"]),
+    "bad value beside print_config": ([*B, "--print_config", "--data.capacity=abc"], None, ["data.capacity: expected"]),
+    "nothing to train": (
+        [*B, "--model.policy=dsob_pl.networks.LinearPolicy"],
+        None,
+        ["model.policy_optimizer: LinearPolicy has no parameters to train; use null"],
+    ),
+    "penalty without a model": (
+        [*B, "--model.jacobian_penalty=1", "--model.world_model=null", "--model.sobolev=none"],
+        None,
+        ["model.jacobian_penalty: needs a world model"],
+    ),
+    "double precision of many seeds": (
+        [*B, "--trainer.precision=64-true", "--seeds=0-1"],
+        None,
+        ["trainer.precision: expected 32 bits for many seeds"],
+    ),
     "half precision": ([*B, "--trainer.precision=16-true"], None, ["trainer.precision", "16-true"]),
     "beside no logger": ([*B, "--trainer.logger=false", "--checkpoint.mode=maxx"], None, ["checkpoint.mode", "'max'"]),
     "positional": ([*B, "foo"], None, ["'foo'"]),

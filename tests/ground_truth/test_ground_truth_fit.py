@@ -120,6 +120,11 @@ def test_a_learned_model_is_scored_too(capfd):
     assert unknown_metrics({name for row in rows for name in row} - {"step", "epoch"}) == []
 
 
+def test_other_than_single_precision_is_refused(capfd):
+    assert main(["fit", f"--config={LQ}", "--config=tiny.yaml", *CSV, "--trainer.precision=64-true"]) == 2
+    assert "GroundTruth: expected trainer.precision of 32 bits" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("learns", [True, False])
 def test_the_truth_is_that_of_the_present_policy(monkeypatch, learns):
     drawn = []
@@ -143,6 +148,39 @@ def test_the_truth_is_that_of_the_present_policy(monkeypatch, learns):
     for other in others:
         assert not torch.equal(other, first)
         assert (other - first).abs().mean() < first.abs().mean()
+
+
+@pytest.mark.parametrize("seeds", [(), ("--seeds=0-1",)])
+def test_a_run_that_goes_on_keeps_the_cadence_and_the_truth(tmp_path, seeds):
+    """Normalised observations: the policy is to be the one that the truth was drawn of, before and after."""
+    files = [f"--config={LQ}", "--config=tiny.yaml", *seeds]
+    options = ["--model.init_args.normalize_observations=true", "--trainer.val_check_interval=1"]
+
+    def scores(client, experiment):
+        runs = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+        own = {run.data.tags["seed"]: run.info.run_id for run in runs if "seed" in run.data.tags}
+        names = [f"truth/{name}" for name in RETURN]
+        return {
+            (seed, name): [(point.step, point.value) for point in client.get_metric_history(run, name)]
+            for seed, run in own.items()
+            for name in names
+        }
+
+    for name, lengths in (("straight", [112]), ("in_two", [107, 112])):
+        for i, steps in enumerate(lengths):
+            again = ["--ckpt_path=last"] if i else []
+            named = [f"--trainer.max_steps={steps}", f"--trainer.logger.experiment_name={name}"]
+            assert (
+                main(["fit", *files, *options, *named, "--trainer.logger=dsob_pl.tracking.MLflowLogger", *again]) == 0
+            )
+    client = MlflowClient("sqlite:///mlflow.db")
+    straight, in_two = scores(client, "straight"), scores(client, "in_two")
+    assert straight
+    for key, points in straight.items():
+        assert [step for step, _ in points] == STEPS
+        kept = dict(in_two[key])
+        assert list(kept) == [105, 107, 110, 112]  # a run scores itself once more at its end
+        assert {step: kept[step] for step, _ in points} == dict(points)
 
 
 def test_the_law_of_returns_and_gradients_is_learned():
