@@ -88,6 +88,21 @@ def test_the_complete_config_says_a_sentence_above_each_key():
             assert any(text.startswith("#") for text in above), f"walker.yaml:{number + 1} has no sentence above it"
 
 
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
+def test_what_is_dropped_is_said_wherever_pessimism_is_chosen(path):
+    """An overlay would inherit that number from the class that it replaces."""
+
+    def look(tree):
+        if isinstance(tree, dict):
+            if str(tree.get("class_path")).rpartition(".")[2] in ("LowerMean", "Truncation"):
+                assert "drop" in tree.get("init_args", {})
+            tree = list(tree.values())
+        for item in tree if isinstance(tree, list) else ():
+            look(item)
+
+    look(yaml.safe_load(path.read_text()))
+
+
 @pytest.mark.parametrize("pair", [("pendulum", "inverted_pendulum")])
 def test_the_two_small_tasks_share_their_hyperparameters(pair):
     first, second = (yaml.safe_load((CONF / f"{name}.yaml").read_text()) for name in pair)

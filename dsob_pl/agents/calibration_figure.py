@@ -42,7 +42,7 @@ def calibration_figure(calibration: Calibration) -> Figure:
     reliability.set(xlabel="central interval", ylabel="realised returns within", xlim=(0, 1), ylim=(0, 1))
     reliability.set_title(title, fontsize=8, color=_INK)
 
-    low, high = calibration.predicted.quantile(torch.tensor([0.1, 0.9]), dim=-1).numpy()
+    low, high = calibration.predicted.quantile(calibration.predicted.new_tensor([0.1, 0.9]), dim=-1).numpy()
     realised = calibration.realised.numpy()
     intervals.vlines(realised, low, high, color=_BAR, linewidth=1.0, alpha=0.7)
     intervals.scatter(realised, calibration.predicted.median(-1).values.numpy(), s=7, color=_POINT, linewidths=0)

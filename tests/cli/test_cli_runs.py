@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from cli_project import BASE, Finished, client_of, runs_of
+from cli_project import BASE, ROOT, Finished, client_of, runs_of
 
 from dsob_pl.cli import main
 from dsob_pl.tracking import unknown_metrics
@@ -176,6 +176,16 @@ def test_everything_switched_off(project: Path, capfd: pytest.CaptureFixture[str
     assert main(["fit", "--config", "base.yaml", *(f"--trainer.{name}=false" for name in off)]) == 0
     assert sorted(p.name for p in project.iterdir() if p.name != "__pycache__") == ["base.yaml"]
     assert capfd.readouterr().out == "finished at step 60\n"
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_other_precisions_run_to_the_end_with_every_figure(precision: str, project: Path) -> None:
+    files = [f"--config={ROOT / 'conf' / name}.yaml" for name in ("pendulum", "debug")]
+    assert main(["fit", *files, f"--trainer.precision={precision}"]) == 0
+    (last,) = project.rglob("last.ckpt")
+    assert (last.parents[1] / "figures" / "calibration.png").is_file()
+    kinds = {t.dtype for t in torch.load(last, weights_only=True)["state_dict"].values() if t.is_floating_point()}
+    assert (torch.float32 in kinds) == (precision != "64-true")
 
 
 def test_a_fast_development_run_leaves_nothing(project: Path) -> None:
