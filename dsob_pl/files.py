@@ -97,10 +97,23 @@ def is_whole(path: Path) -> bool:
 
 
 class Hold:
-    """Of a folder, until it is released, dropped, or the process ends, whatever ends it."""
+    """Of a folder, until it is released, dropped, or the process ends, whatever ends it. A fork does not hold it."""
 
     def __init__(self, handle: int | None = None) -> None:
         self.release: Callable[[], Any] = (lambda: None) if handle is None else weakref.finalize(self, os.close, handle)
+        _HOLDS.add(self)
+
+
+_HOLDS: weakref.WeakSet[Hold] = weakref.WeakSet()
+
+
+def _let_go_in_fork() -> None:
+    for hold in list(_HOLDS):
+        hold.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go_in_fork)
 
 
 def hold_folder(folder: Path) -> Hold | None:

@@ -261,12 +261,21 @@ class CLI(LightningCLI):
         requeued = requeued_checkpoint(self.trainer) if self.command == "fit" and path is None else None
         if requeued is not None:
             print(f"going on from step {int(read_checkpoint(requeued)['global_step']):,} of '{relative(requeued)}'")
-        for logger in self.trainer.loggers:
-            if isinstance(logger, MLflowLogger):
-                source = path or requeued
-                if source is not None and not logger.goes_on:
-                    join_run(logger, read_checkpoint(source), source, requeued=path is None)
-                logger.check()
+        try:
+            for logger in self.trainer.loggers:
+                if isinstance(logger, MLflowLogger):
+                    source = path or requeued
+                    if source is not None and not logger.goes_on:
+                        join_run(logger, read_checkpoint(source), source, requeued=path is None)
+                    logger.check()
+            self._run()
+        except BaseException:
+            for logger in self.trainer.loggers:
+                if isinstance(logger, MLflowLogger) and not logger.started:
+                    logger.let_go()
+            raise
+
+    def _run(self) -> None:
         if self.command == "fit":
             folders: list[Any] = [logger.save_dir for logger in self.trainer.loggers]
             folders += [getattr(callback, "dirpath", None) for callback in self.trainer.checkpoint_callbacks]

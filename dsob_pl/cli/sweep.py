@@ -39,7 +39,7 @@ def parser() -> Parser:
     )
     add = result.add_argument
     add("--config", metavar="FILE", required=True, help="the suite, such as conf/suite/quick.yaml")
-    add("--only", metavar="PATTERN", nargs="+", default=[], action="extend", help="cells of these names, as mage")
+    add("--only", metavar="PATTERN", nargs="+", default=[], action="extend", help="such as mage or 'summit_*/mage'")
     add("--seeds", metavar="SEEDS", help="these in place of the suite's")
     add("--set", metavar="KEY=VALUE", nargs="+", default=[], action="extend", help="options of fit, for every cell")
     add("--jobs", metavar="N", type=at_least(1), help="processes at a time (number of cores / threads)")

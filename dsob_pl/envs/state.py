@@ -2,9 +2,9 @@
 
 What an environment is made of is walked through: numbers, arrays, generators and containers of them, and objects made
 of those. A MuJoCo simulation is saved by MuJoCo itself. What the constructor sets and nothing moves (spaces, models)
-and what only draws is left out. Whatever else an environment holds cannot be saved, and neither can what it holds in
-two places at once, such as a view of an array: it would come back as two things. A resumed run then begins a new
-episode.
+and what only draws is left out. What stands in several places comes back as one thing. Whatever else an environment
+holds cannot be saved, and neither can an array and a view of it, which would come back as two. A resumed run then
+begins a new episode.
 """
 
 from __future__ import annotations
@@ -36,8 +36,19 @@ _CONSTANT = (
     type,
     ModuleType,
 )
-_NUMPY_DTYPES = (torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool)
 _FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType)
+# Put back as new objects: whatever is bound to them stays with the old ones.
+_REPLACED = (
+    np.random.Generator,
+    np.random.RandomState,
+    torch.Generator,
+    np.ndarray,
+    Tensor,
+    dict,
+    list,
+    set,
+    deque,
+)
 _DRAWING = ("pygame", "glfw", "gymnasium.envs.mujoco.mujoco_rendering")  # modules whose objects only draw
 _BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
 _KIND = "__kind__"
@@ -73,11 +84,12 @@ def restore_environment(env: gymnasium.Env, state: dict[str, Any]) -> None:
     names = [type(layer).__name__ for layer in layers]
     if names != state["names"]:
         raise CannotSave(f"it is made of {', '.join(names)}, the saved one was of {', '.join(state['names'])}")
+    made = _Made()
     for layer, saved in zip(layers, state["layers"]):
         if saved.get(_KIND) == "own":
-            layer.load_state_dict(_decoded(saved["state"], None))  # type: ignore[attr-defined]
+            layer.load_state_dict(_decoded(saved["state"], None, _Made()))  # type: ignore[attr-defined]
         else:
-            _restore_attributes(layer, saved)
+            _restore_attributes(layer, saved, made)
 
 
 def saved_environment(env: gymnasium.Env) -> dict[str, Any] | None:
@@ -109,30 +121,45 @@ def _layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
 
 
 class _Once:
-    """What has been met so far: each thing that can be moved is to be met in one place only."""
+    """What has been met so far, in the order in which it was: what is met again comes back as the same thing."""
 
     def __init__(self) -> None:
-        self._objects: dict[int, tuple[Any, str]] = {}  # kept, so that no other gets its id
+        self._objects: dict[int, tuple[Any, str, int]] = {}  # kept, so that no other gets its id
         self._arrays: list[tuple[np.ndarray, str]] = []
 
-    def take(self, value: Any, where: str) -> None:
-        """Raises CannotSave where it has been met."""
-        if isinstance(value, Tensor) and value.device.type == "cpu" and value.dtype in _NUMPY_DTYPES:
-            value = value.detach().numpy()
-        if isinstance(value, np.ndarray):
+    def met(self, value: Any, where: str) -> int | None:
+        """The number of what has been met before; None, and a number from now on, for what is new.
+
+        Raises:
+            CannotSave: it is new and shares memory with something else, or it is what it stands in.
+        """
+        if id(value) in self._objects:
+            _, place, number = self._objects[id(value)]
+            if where.startswith((f"{place}.", f"{place}[")):
+                raise CannotSave(f"{where} refers to what holds it")
+            return number
+        for array in _memory_of(value):
             for other, place in self._arrays:
-                if np.may_share_memory(value, other) and _share_memory(value, other):
+                if np.may_share_memory(array, other) and _share_memory(array, other):
                     raise CannotSave(f"{where} shares memory with {place}")
-            self._arrays.append((value, where))
-        elif id(value) in self._objects:
-            place = self._objects[id(value)][1]
-            raise CannotSave(f"{where} refers to what holds it" if where.startswith(place) else f"{where} is {place}")
-        else:
-            self._objects[id(value)] = value, where
+            self._arrays.append((array, where))
+        self._objects[id(value)] = value, where, len(self._objects)
+        return None
 
     def take_arrays(self, arrays: Iterable[tuple[str, np.ndarray]], where: str) -> None:
         """Takes those of one thing, which may share memory with each other."""
         self._arrays += [(array, f"{where}.{name}") for name, array in arrays]
+
+
+def _memory_of(value: Any) -> list[np.ndarray]:
+    if isinstance(value, np.ndarray):
+        return [value]
+    if not isinstance(value, Tensor) or value.device.type != "cpu":
+        return []
+    try:
+        return [value.detach().numpy()]
+    except (TypeError, RuntimeError):  # of a kind that numpy has not, such as bfloat16 or a sparse one
+        return []
 
 
 def _share_memory(one: np.ndarray, other: np.ndarray) -> bool:
@@ -158,6 +185,7 @@ def _attributes(holder: object, where: str, once: _Once) -> dict[str, Any]:
         if _is_a(value, "mujoco", "MjData"):
             result[name] = {_KIND: "mujoco", **_simulation_state(simulation, value)}
             once.take_arrays(_arrays_of(value), f"{where}.{name}")
+            once.take_arrays(_arrays_of(simulation), f"{where}.model")
         elif not _is_constant(value):
             result[name] = _encoded(value, f"{where}.{name}", once)
     return result
@@ -175,11 +203,21 @@ def _encoded(value: Any, where: str, once: _Once) -> Any:
     if isinstance(value, Enum):
         return {_KIND: "enum", "value": value.name}
     if isinstance(value, _FUNCTIONS):
+        owner = getattr(value, "__self__", None)
+        if isinstance(owner, _REPLACED):
+            raise CannotSave(f"{where} is a function of a {type(owner).__name__}")
         return {_KIND: "function", "value": f"{value.__module__}.{value.__qualname__}"}
     if _is_constant(value):
         return {_KIND: "constant"}
-    if not isinstance(value, (np.generic, tuple, nn.Module)):  # which are put back as they are, or in their place
-        once.take(value, where)
+    if isinstance(value, tuple | np.generic | nn.Module):  # which are put back as they are, or in their place
+        return _content(value, where, once)
+    number = once.met(value, where)
+    if number is not None:
+        return {_KIND: "same", "value": number}
+    return {_KIND: "new", "value": _content(value, where, once)}
+
+
+def _content(value: Any, where: str, once: _Once) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, np.ndarray | np.generic):
@@ -210,33 +248,54 @@ def _is_of_python(value: object) -> bool:
     return hasattr(value, "__dict__") and written and not any(vars(c).get("__slots__") for c in classes)
 
 
-def _restore_attributes(holder: object, saved: dict[str, Any]) -> None:
+class _Made:
+    """What has been put back so far, in the order in which it was met."""
+
+    def __init__(self) -> None:
+        self.things: list[Any] = []
+        self._in_place: dict[int, Any] = {}
+
+    def in_place(self, own: Any) -> None:
+        """Raises CannotSave where a second thing would be put in the place of one that has been put back."""
+        if id(own) in self._in_place:
+            raise CannotSave(f"the environment has one {type(own).__name__} in the place of two saved ones")
+        self._in_place[id(own)] = own
+
+
+def _restore_attributes(holder: object, saved: dict[str, Any], made: _Made) -> None:
     for name, value in saved.items():
         own = getattr(holder, name, None)
         if isinstance(value, dict) and value.get(_KIND) == "mujoco":
             _restore_simulation(holder.model, own, value)  # type: ignore[attr-defined]
         elif not (isinstance(value, dict) and value.get(_KIND) == "constant"):
-            setattr(holder, name, _decoded(value, own))
+            setattr(holder, name, _decoded(value, own, made))
 
 
-def _decoded(value: Any, own: Any) -> Any:
+def _decoded(value: Any, own: Any, made: _Made) -> Any:
     """The value, made from its plain form; ``own`` is what stands in its place so far."""
     if not isinstance(value, dict):
         return value.clone() if isinstance(value, Tensor) else value
     kind = value[_KIND]
     content: Any = value.get("value")
+    if kind == "same":
+        return made.things[content]
+    if kind == "new":
+        place = len(made.things)
+        made.things.append(None)  # numbers are given on the way in, before those of what is inside
+        made.things[place] = _decoded(content, own, made)
+        return made.things[place]
     there: Any
     if kind == "array":
         array = content.numpy().copy()
         return array[()] if value["scalar"] else array
     if kind == "generator":
-        state = _decoded(content, None)
+        state = _decoded(content, None, _Made())
         generator = np.random.Generator(_bit_generator(state["bit_generator"]))
         generator.bit_generator.state = state
         return generator
     if kind == "random_state":
         random = np.random.RandomState()
-        random.set_state(_decoded(content, None))
+        random.set_state(_decoded(content, None, _Made()))
         return random
     if kind == "torch_generator":
         restored = torch.Generator()
@@ -244,12 +303,13 @@ def _decoded(value: Any, own: Any) -> Any:
         return restored
     if kind == "dict":
         there = own if isinstance(own, dict) else {}
-        return {_decoded(k, None): _decoded(v, there.get(_decoded(k, None))) for k, v in content}
+        pairs = [(_decoded(k, None, _Made()), v) for k, v in content]
+        return {k: _decoded(v, there.get(k), made) for k, v in pairs}
     if kind in ("list", "tuple", "set"):
         there = list(own) if isinstance(own, list | tuple) and len(own) == len(content) else [None] * len(content)
-        return {"list": list, "tuple": tuple, "set": set}[kind](_decoded(v, o) for v, o in zip(content, there))
+        return {"list": list, "tuple": tuple, "set": set}[kind](_decoded(v, o, made) for v, o in zip(content, there))
     if kind == "deque":
-        return deque((_decoded(item, None) for item in content), maxlen=value["limit"])
+        return deque((_decoded(item, None, made) for item in content), maxlen=value["limit"])
     if own is None:
         raise CannotSave(f"the environment has no {kind} in the place of a saved one")
     if kind == "constant":
@@ -265,7 +325,8 @@ def _decoded(value: Any, own: Any) -> Any:
     if kind == "module":
         own.load_state_dict(content)
     else:
-        _restore_attributes(own, content)
+        made.in_place(own)
+        _restore_attributes(own, content, made)
     return own
 
 

@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 
 from dsob_pl.experiments.record import CellRun, cell_runs, failed_seeds, mark_failed, seeds_left, supersede
 from dsob_pl.experiments.suite import Cell
+from dsob_pl.files import hold_folder
 from dsob_pl.seeds import compact_seeds
 
 MARK = "=== "  # of the lines that a worker adds to the log of a cell
@@ -137,7 +138,8 @@ def _run(job: Job, lock: int, stop: Stop) -> Outcome:
 
     client = mlflow_client(job.tracking_uri)
     deaths = 0
-    anew = ran = False
+    ran = False
+    unusable: set[str] = set()  # runs whose checkpoints cannot be gone on from
     while True:
         runs = cell_runs(client, job.cell.suite, job.cell.name).get(job.cell.name, [])
         left = seeds_left(job.cell, runs)
@@ -145,7 +147,10 @@ def _run(job: Job, lock: int, stop: Stop) -> Outcome:
             return outcome_of_ended(job.cell, runs, ran)
         if stop.is_set():
             return Outcome("stopped", ran=ran)
-        cut_off, given_up = _to_go_on_with(runs, left, anew)
+        try:
+            cut_off, given_up = _to_go_on_with(runs, left, unusable)
+        except _StillTrained:
+            return Outcome("busy", ran=ran)
         if cut_off is None:
             arguments = job.cell.arguments(left, job.parent)
         else:
@@ -170,32 +175,45 @@ def _run(job: Job, lock: int, stop: Stop) -> Outcome:
             return Outcome("failed", f"MLflow at {job.tracking_uri} has no finished run of it", ran)
         if code == 2 and cut_off is None:
             return Outcome("failed", last_error(job.log), ran)
-        anew = code == 2  # the checkpoint cannot be gone on from
+        if code == 2 and cut_off is not None:
+            unusable.add(cut_off[0].run_id)
+            continue
         deaths += 1
         if deaths >= ATTEMPTS:
             return Outcome("died", f"{_ending(code)}: {last_error(job.log)}", ran)
 
 
+class _StillTrained(Exception):
+    """A run of the cell that somebody goes on with by hand."""
+
+
 def _to_go_on_with(
-    runs: list[CellRun], left: list[int], anew: bool
+    runs: list[CellRun], left: list[int], unusable: set[str]
 ) -> tuple[tuple[CellRun, str] | None, list[CellRun]]:
     """The latest run of seeds that are left and its checkpoint, and those that are given up when it goes on.
 
-    Runs of other seeds are left alone: a sweep of those goes on with them.
+    Those are runs of the same seeds. Others are left alone: they are gone on with later, or by a sweep of their seeds.
+
+    Raises:
+        _StillTrained: another process trains some of these seeds.
     """
     from dsob_pl.tracking.store import local_path
 
-    found, given_up = None, []
-    for run in reversed(runs):
-        if run.ended or not set(run.seeds) & set(left):
-            continue
+    found = None
+    cut_off = [run for run in reversed(runs) if not run.ended and set(run.seeds) & set(left)]
+    for run in cut_off:
         folder = local_path(run.folder)
-        checkpoint = folder / "checkpoints" / "last.ckpt" if folder else None
-        if found is None and not anew and checkpoint is not None and checkpoint.is_file():
+        if folder is None or not folder.is_dir():
+            continue
+        hold = hold_folder(folder)
+        if hold is None:
+            raise _StillTrained
+        hold.release()
+        checkpoint = folder / "checkpoints" / "last.ckpt"
+        if found is None and run.run_id not in unusable and checkpoint.is_file():
             found = run, str(checkpoint)
-        else:
-            given_up.append(run)
-    return found, given_up
+    seeds = set(left if found is None else found[0].seeds)
+    return found, [run for run in cut_off if set(run.seeds) & seeds and (found is None or run is not found[0])]
 
 
 def _train(job: Job, arguments: list[str], lock: int, stop: Stop) -> int:

@@ -9,6 +9,7 @@ import logging
 import shlex
 import sys
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -196,9 +197,15 @@ class MLflowLogger(Logger):
 
     def _take_hold(self, folder: Path) -> None:
         """Raises UsageError where another process still trains the run whose artifacts lie in ``folder``."""
-        self._hold = hold_folder(folder)
+        self._hold = self._hold or hold_folder(folder)
         if self._hold is None:
             raise UsageError(f"the run of '{folder}' is still going on in another process; end that, or wait for it")
+
+    def let_go(self) -> None:
+        """Lets others go on with the run; at its end, or where training does not begin after ``check``."""
+        if self._hold is not None:
+            self._hold.release()
+            self._hold = None
 
     def _earlier(self, client: Any) -> Any:
         """The run to go on with: the one given, or that of the seed under the parent's; None for a new one."""
@@ -229,6 +236,8 @@ class MLflowLogger(Logger):
                 self._last_steps[row["metric"]] = max(row["step"], self._last_steps.get(row["metric"], row["step"]))
         paused = float(run.data.tags.get(PAUSED_TAG, 0)) + _seconds_since(run)
         client.set_tag(self._run_id, PAUSED_TAG, f"{paused:.0f}")
+        if FAILED_TAG in run.data.tags:
+            client.set_tag(self._run_id, FAILED_TAG, "false")
         client.update_run(self._run_id, status="RUNNING")
         for key, value in self.tags.items():
             if not key.startswith("mlflow.") and run.data.tags.get(key) != value:
@@ -322,7 +331,10 @@ class MLflowLogger(Logger):
     def _valid_key(self, name: str) -> str:
         """``name`` as MLflow takes it; says once what has become of one that it would refuse."""
         if name not in self._keys:
-            self._keys[name] = valid_key(name)
+            key = valid_key(name)
+            if key in self._keys.values():  # two that differ in what is replaced
+                key = f"{key[: KEY_LENGTH - 9]}_{zlib.crc32(name.encode()):08x}"
+            self._keys[name] = key
             if self._keys[name] != name[:KEY_LENGTH]:
                 log.warning("MLflow takes no metric or parameter named '%s'; it is '%s' there", name, self._keys[name])
         return self._keys[name]
@@ -349,9 +361,7 @@ class MLflowLogger(Logger):
         self.flush(now=self._parent is None)
         if self._parent is None:
             self._deliver_the_rest()
-        if self._hold is not None:
-            self._hold.release()
-            self._hold = None
+        self.let_go()
 
     def _deliver_the_rest(self) -> None:
         """Says what is left in the journals, after one more attempt with those of the runs under this one."""
@@ -375,7 +385,8 @@ class MLflowLogger(Logger):
 
 def _seconds_since(run: Any) -> float:
     """Since the run ended or, where it was killed, since it last wrote a metric."""
-    last = run.info.end_time or max((metric.timestamp for metric in run.data._metric_objs), default=0)
+    # MLflow keeps the end of a run that has begun again.
+    last = max([run.info.end_time or 0, *(metric.timestamp for metric in run.data._metric_objs)])
     return max(0.0, time.time() - last / 1000) if last else 0.0
 
 

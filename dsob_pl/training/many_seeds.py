@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
-from dsob_pl.errors import RunFailed
+from dsob_pl.errors import OutOfRoom, RunFailed
 from dsob_pl.training.checkpoint import BestAndLast
 from dsob_pl.training.seed_trainer import SeedTrainer
 
@@ -187,6 +187,8 @@ class SeedRuns(L.Callback):
         for seed, own in self._trainers.items():
             try:
                 _call(own, hook, *arguments)
+            except OutOfRoom:  # of the machine that all of them share
+                raise
             except RunFailed as error:
                 failures[seed] = str(error)
         drop = getattr(self._module, "drop", self.give_up)

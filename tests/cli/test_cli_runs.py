@@ -156,6 +156,17 @@ def test_a_run_that_is_stopped(
             assert lines[-1].endswith("/checkpoints/last.ckpt")
 
 
+def test_a_command_that_does_not_fit_leaves_the_run_to_the_next(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fit = ["fit", "--config", "base.yaml"]
+    assert main(fit) == 0
+    again = [*fit, "--ckpt_path=last", "--trainer.max_steps=80"]
+    assert main([*again, "--model.critic.hidden=[5]"]) == 2
+    assert main(again) == 0
+    assert "finished at step 80" in capfd.readouterr().out
+
+
 def test_another_logger(project: Path) -> None:
     logger = ["--trainer.logger=lightning.pytorch.loggers.CSVLogger", "--trainer.logger.save_dir=runs"]
     assert main(["fit", "--config", "base.yaml", *logger]) == 0

@@ -22,7 +22,8 @@ from dsob_pl.experiments.record import cell_runs, open_suite
 from dsob_pl.experiments.slurm import Slurm
 from dsob_pl.experiments.suite import parse_settings
 from dsob_pl.experiments.table import Table
-from dsob_pl.experiments.worker import Job, Outcome
+from dsob_pl.experiments.worker import Job, Outcome, run_cell
+from dsob_pl.files import hold_folder
 from dsob_pl.tracking.store import PARENT_TAG, mlflow_client
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -411,6 +412,73 @@ def test_a_full_disk_is_not_a_failure_of_the_cell(folder: Path) -> None:
     assert text.count(" gone on with\n") == 1
     (run,) = cell_runs(client(), "toy")[CELLS[0]]
     assert "paused_seconds" in client().get_run(run.run_id).data.tags
+
+
+FULL_FOR_A_SEED = """
+import errno
+from pathlib import Path
+import lightning as L
+from dsob_pl import files
+
+class Full(L.Callback):
+    def setup(self, *_):
+        own, made = files.write, Path("made")
+
+        def write(file, data):
+            if "seed" in Path("now").read_text() and not made.exists():
+                made.touch()
+                raise OSError(errno.ENOSPC, "No space left on device")
+            own(file, data)
+
+        Path("now").write_text("")
+        files.write = write
+
+    def on_validation_end(self, trainer, *_):
+        Path("now").write_text("seed" if trainer.global_step == 20 else "")
+"""
+
+
+def test_no_room_for_the_checkpoint_of_one_seed_is_no_failure_of_that_seed(folder: Path) -> None:
+    (folder / "full.py").write_text(FULL_FOR_A_SEED)
+    callbacks = CALLBACKS.replace("throttle.Throttle", "full.Full")
+    process = sweep("--only", "mage", "--set", f"trainer.callbacks={callbacks}")
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert "there is no room for it" in log(CELLS[0])
+    assert "ended with exit code 4" in log(CELLS[0])
+    check_cells([CELLS[0]], [10, 20, 30])
+    (run,) = cell_runs(client(), "toy")[CELLS[0]]
+    assert not run.failed
+    assert run.failed_seeds == []
+
+
+def test_several_that_were_cut_off_are_all_gone_on_with(folder: Path) -> None:
+    interrupted(folder, "--seeds", "0")
+    (folder / "fast").unlink()
+    Path(f"runs/toy/{CELLS[0].replace('/', '+')}.log").unlink()
+    interrupted(folder, "--seeds", "1")
+    before = {run.seeds: run.run_id for run in cell_runs(client(), "toy")[CELLS[0]]}
+    assert sorted(before) == [(0,), (1,)]
+    process = sweep(*LONG)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    after = cell_runs(client(), "toy")[CELLS[0]]
+    assert {run.seeds: run.run_id for run in after} == before
+    assert {run.status for run in after} == {"FINISHED"}
+
+
+def test_a_run_that_somebody_goes_on_with_by_hand_is_left_to_them(folder: Path) -> None:
+    interrupted(folder)
+    (run,) = cell_runs(client(), "toy")[CELLS[0]]
+    hold = hold_folder(Path(run.folder.removeprefix("file://")))
+    assert hold is not None
+    (job, _) = jobs(*SLOW)
+    assert run_cell(job).state == "busy"
+    (same,) = cell_runs(client(), "toy")[CELLS[0]]
+    assert (same.run_id, same.status) == (run.run_id, "KILLED")
+    hold.release()
+    assert run_cell(job).state == "finished"
+    check_cells([CELLS[0]], list(range(10, 101, 10)))
 
 
 class Gone:

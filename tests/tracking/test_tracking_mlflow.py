@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
 import pytest
 
 from dsob_pl.errors import UsageError
+from dsob_pl.files import hold_folder
 from dsob_pl.tracking import MLflowLogger
 from dsob_pl.tracking.store import check_writable, local_path, mlflow_client, resolve_tracking_uri
 
@@ -192,3 +194,57 @@ def test_pauses_are_known_of_a_run_that_was_gone_on_with(folder: Path) -> None:
         assert 3600 * hours <= paused < 3600 * hours + 60
         again.finalize("failed")
         client.set_terminated(first.run_id, "KILLED", ended)
+
+
+def test_what_a_run_trained_after_its_end_is_no_pause(folder: Path) -> None:
+    """MLflow keeps the end of a run that has begun again; one that is killed then leaves it so."""
+    first = make(folder, experiment_name="e")
+    assert first.run_id
+    first.finalize("failed")
+    client, now = mlflow_client(first.tracking_uri), int(time.time() * 1000)
+    client.set_terminated(first.run_id, "KILLED", now - 7_200_000)
+    client.update_run(first.run_id, status="RUNNING")
+    client.log_metric(first.run_id, "m", 1.0, timestamp=now - 60_000, step=1)
+    again = make(folder, experiment_name="e", run_id=first.run_id)
+    assert again.run_id
+    assert 60 <= float(client.get_run(first.run_id).data.tags["paused_seconds"]) < 120
+    again.finalize("success")
+
+
+def test_a_run_that_had_failed_and_goes_on_has_not(folder: Path) -> None:
+    first = make(folder, experiment_name="e")
+    assert first.run_id
+    first.failed_by_itself = True
+    first.finalize("failed")
+    client = mlflow_client(first.tracking_uri)
+    assert client.get_run(first.run_id).data.tags["failed"] == "true"
+    again = make(folder, experiment_name="e", run_id=first.run_id)
+    assert again.run_id
+    again.finalize("success")
+    assert client.get_run(first.run_id).data.tags["failed"] == "false"
+
+
+def test_names_that_become_the_same_stay_two(folder: Path) -> None:
+    logger = make(folder, experiment_name="e", flush_seconds=0.0)
+    logger.log_metrics({"m(1)": 1.0, "m[1]": 2.0}, step=1)
+    logger.finalize("success")
+    metrics = mlflow_client(logger.tracking_uri).get_run(logger.run_id).data.metrics
+    assert sorted(metrics.values()) == [1.0, 2.0]
+    assert all(name.startswith("m_1_") for name in metrics)
+
+
+def test_a_fork_does_not_hold_the_run(folder: Path) -> None:
+    logger = make(folder, experiment_name="e")
+    assert logger.run_id
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:  # until the pipe is closed
+        os.close(write)
+        os.read(read, 1)
+        os._exit(0)
+    logger.finalize("failed")
+    hold = hold_folder(logger.artifact_dir)
+    assert hold is not None
+    hold.release()
+    os.close(write)
+    os.waitpid(child, 0)
