@@ -126,7 +126,9 @@ def test_the_penalty_moves_world_model_and_policy_and_nothing_else(monkeypatch):
 
 @pytest.mark.parametrize(("bound", "expected"), [(None, 1 / 0.9), (0.7, 0.7)])
 def test_the_bound_is_by_default_where_the_operator_stops_contracting(bound, expected):
-    agent, _ = build(policy=LinearPolicy, model=KnownDynamics, jacobian_penalty=1.0, jacobian_bound=bound)
+    agent, _ = build(
+        policy=LinearPolicy, policy_optimizer=None, model=KnownDynamics, jacobian_penalty=1.0, jacobian_bound=bound
+    )
     agent.world_model._take(Rotation(rho=1.15))
     transition = some_transitions()
     norm = (1.15**2 + 0.25) ** 0.5  # at every state, since the policy is 0
