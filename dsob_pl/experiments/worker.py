@@ -102,10 +102,11 @@ def run_cell(job: Job, stop: Stop | None = None, wait: bool = True) -> Outcome:
     stop = stop or Event()
     while True:
         with locked(job) as lock:
-            if lock:
-                return _run(job, lock, stop)
+            outcome = _run(job, lock, stop) if lock else Outcome("busy")
+        if outcome.state != "busy":
+            return outcome
         if not wait:
-            return Outcome("busy")
+            return outcome
         if stop.wait(_LOCK_SECONDS):
             return Outcome("stopped")
 
@@ -173,9 +174,9 @@ def _run(job: Job, lock: int, stop: Stop) -> Outcome:
             continue
         if code == 0:
             return Outcome("failed", f"MLflow at {job.tracking_uri} has no finished run of it", ran)
-        if code == 2 and cut_off is None:
-            return Outcome("failed", last_error(job.log), ran)
-        if code == 2 and cut_off is not None:
+        if code == 2:
+            if cut_off is None:
+                return Outcome("failed", last_error(job.log), ran)
             unusable.add(cut_off[0].run_id)
             continue
         deaths += 1

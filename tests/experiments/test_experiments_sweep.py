@@ -399,21 +399,6 @@ class Full(L.Callback):
 """
 
 
-def test_a_full_disk_is_not_a_failure_of_the_cell(folder: Path) -> None:
-    (folder / "full.py").write_text(FULL)
-    callbacks = CALLBACKS.replace("throttle.Throttle", "full.Full")
-    process = sweep("--only", "mage", "--set", f"trainer.callbacks={callbacks}")
-    _, err = process.communicate(timeout=200)
-    assert process.returncode == 0, err
-    check_cells([CELLS[0]], [10, 20, 30])
-    text = log(CELLS[0])
-    assert "no space is left" in text
-    assert "ended with exit code 4" in text
-    assert text.count(" gone on with\n") == 1
-    (run,) = cell_runs(client(), "toy")[CELLS[0]]
-    assert "paused_seconds" in client().get_run(run.run_id).data.tags
-
-
 FULL_FOR_A_SEED = """
 import errno
 from pathlib import Path
@@ -438,18 +423,26 @@ class Full(L.Callback):
 """
 
 
-def test_no_room_for_the_checkpoint_of_one_seed_is_no_failure_of_that_seed(folder: Path) -> None:
-    (folder / "full.py").write_text(FULL_FOR_A_SEED)
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [(FULL, "no space is left"), (FULL_FOR_A_SEED, "there is no room for it")],
+    ids=["anywhere", "the checkpoint of one seed"],
+)
+def test_a_full_disk_is_no_failure_of_the_cell_or_of_a_seed(module: str, said: str, folder: Path) -> None:
+    (folder / "full.py").write_text(module)
     callbacks = CALLBACKS.replace("throttle.Throttle", "full.Full")
     process = sweep("--only", "mage", "--set", f"trainer.callbacks={callbacks}")
     _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
-    assert "there is no room for it" in log(CELLS[0])
-    assert "ended with exit code 4" in log(CELLS[0])
     check_cells([CELLS[0]], [10, 20, 30])
+    text = log(CELLS[0])
+    assert said in text
+    assert "ended with exit code 4" in text
+    assert text.count(" gone on with\n") == 1
     (run,) = cell_runs(client(), "toy")[CELLS[0]]
     assert not run.failed
     assert run.failed_seeds == []
+    assert "paused_seconds" in client().get_run(run.run_id).data.tags
 
 
 def test_several_that_were_cut_off_are_all_gone_on_with(folder: Path) -> None:
@@ -473,7 +466,7 @@ def test_a_run_that_somebody_goes_on_with_by_hand_is_left_to_them(folder: Path) 
     hold = hold_folder(Path(run.folder.removeprefix("file://")))
     assert hold is not None
     (job, _) = jobs(*SLOW)
-    assert run_cell(job).state == "busy"
+    assert run_cell(job, wait=False).state == "busy"
     (same,) = cell_runs(client(), "toy")[CELLS[0]]
     assert (same.run_id, same.status) == (run.run_id, "KILLED")
     hold.release()

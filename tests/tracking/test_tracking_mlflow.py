@@ -144,7 +144,7 @@ def test_a_folder_that_does_not_exist_yet_is_writable_where_its_parent_is(tmp_pa
         ("eval/CVaR(0.1)", "eval/CVaR_0.1_"),
         ("coverage_95%", "coverage_95_"),
         ("../up", "up"),
-        ("/root//twice", "root/twice"),
+        ("/above//twice", "above/twice"),
         ("eval/return_mean", "eval/return_mean"),
         ("a - b.c:d", "a - b.c:d"),
         (".", "_"),
