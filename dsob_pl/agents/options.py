@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from dsob_pl.agents.recent_returns import foresight
-from dsob_pl.bellman import AdaptivePessimism, SobolevOrder
-from dsob_pl.errors import UsageError
+from dsob_pl.bellman import AdaptivePessimism, BoundUnit, SobolevOrder
+from dsob_pl.errors import UsageError, nearest
 from dsob_pl.risk import Mean
 
 
@@ -32,6 +32,11 @@ def check_options(agent: Any) -> None:
         number = getattr(agent, name)
         if not 0 <= number < math.inf:
             raise UsageError(f"model.{name}: expected a number of at least 0, got {number}")
+    for name, choices in (("target_source", ("imagined", "replayed")), ("bound_unit", get_args(BoundUnit))):
+        choice = getattr(agent, name)
+        if choice not in choices:
+            close = nearest(str(choice), choices)
+            raise UsageError(f"model.{name}: expected {' or '.join(choices)}, got '{choice}'{close}")
     if agent.anneal_after is not None and not 0 <= agent.anneal_after < 1:
         raise UsageError(f"model.anneal_after: expected a fraction in [0, 1) or null, got {agent.anneal_after}")
     if not 0 <= agent.anneal_to <= 1:
@@ -72,6 +77,8 @@ def check_divergence(agent: Any, observation_size: int, action_size: int) -> Non
             agent.critic.levels(torch.zeros(1, agent.samples, agent.critic.noise_size))
         )
         divergence(torch.zeros(1, agent.samples, components), targets)
+    except UsageError:
+        raise
     except ValueError as error:
         raise UsageError(f"model.divergence: {error} (model.samples, model.target_samples)") from error
 

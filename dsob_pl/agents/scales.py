@@ -42,7 +42,7 @@ class Scales(nn.Module):
         """
         if self.normalize_observations and not fixed_policy:
             self.normalizer.update(transitions["observation"])
-        silent = self.bounds.high == self.bounds.low
+        silent = (self.reward_scale.low == 0) & (self.reward_scale.high == 0)
         self.reward_scale.update(transitions["next", "reward"])
         if self.return_range is None:
             return

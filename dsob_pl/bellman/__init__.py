@@ -13,6 +13,7 @@ from dsob_pl.bellman.overestimation import (
     NoCorrection,
     OverestimationCorrection,
     Truncation,
+    pooled,
     truncate,
 )
 from dsob_pl.bellman.smoothness import jacobian_penalty, operator_norms
@@ -38,6 +39,7 @@ __all__ = [
     "jacobian_penalty",
     "net_over_total",
     "operator_norms",
+    "pooled",
     "smoothed_policy",
     "sobolev_samples",
     "sobolev_target",

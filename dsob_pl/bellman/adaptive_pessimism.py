@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from dsob_pl.bellman.overestimation import OverestimationCorrection
+from dsob_pl.bellman.overestimation import OverestimationCorrection, pooled
 from dsob_pl.errors import UsageError, nearest
 
 Evidence = Literal["rank", "error"]
@@ -33,7 +33,7 @@ def towards_lowest(samples: Tensor, weight: float | Tensor) -> Tensor:
     means = samples.mean(-2, keepdim=True)  # [E, B, 1, D]
     lowest = means[..., :1].argmin(0, keepdim=True)
     target = means.gather(0, lowest.expand(1, *means.shape[1:]))
-    return (samples - weight * (means - target)).transpose(0, 1).flatten(1, 2)
+    return pooled(samples - weight * (means - target))
 
 
 def net_over_total(errors: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor
 
 from dsob_pl.errors import UsageError
@@ -35,6 +36,38 @@ def truncate(samples: Tensor, drop: float) -> Tensor:
     return samples.gather(-2, order.unsqueeze(-1).expand(*order.shape, samples.shape[-1]))
 
 
+def pooled(samples: Tensor, drop: float = 0.0) -> Tensor:
+    """The samples of all critics in one set, less those of largest return, those of a draw where halving keeps them.
+
+    Sample i of every critic is of the same draw of the model, so the E of them are nearly one. Where every other sample
+    chooses the direction in which the rest is judged (cross-fitting), a draw with a sample in either half is judged by
+    itself. So samples of even draws stand at even positions, of odd draws at odd ones, as far as their numbers go.
+
+    Args:
+        samples: ``[E, ..., M, D]`` with the return in component 0.
+        drop: fraction dropped, rounded down to whole samples.
+
+    Returns:
+        ``[..., K, D]`` with ``K = E*M - floor(drop E*M)``.
+    """
+    members, draws = samples.shape[0], samples.shape[-2]
+    count = members * draws
+    kept = count - math.floor(drop * count + 1e-9)
+    together = samples.movedim(0, -3).flatten(-3, -2)  # [..., E*M, D]
+    odd = torch.arange(count, device=samples.device) % draws % 2
+    if kept == count:
+        return together[..., _alternating(odd), :]
+    order = together[..., 0].argsort(-1)[..., :kept]
+    order = order.gather(-1, _alternating(odd[order]))
+    return together.gather(-2, order.unsqueeze(-1).expand(*order.shape, samples.shape[-1]))
+
+
+def _alternating(odd: Tensor) -> Tensor:
+    """The order in which ``odd [..., K]``, numbers 0 and 1, is 0, 1, 0, 1, ... until one kind is used up."""
+    rank = torch.where(odd == 1, odd.cumsum(-1), (1 - odd).cumsum(-1)) - 1
+    return (2 * rank + odd).argsort(-1)
+
+
 class OverestimationCorrection(ABC):
     """Turns the samples of E target critics into one target sample set, value and gradient of a sample together."""
 
@@ -48,7 +81,7 @@ class NoCorrection(OverestimationCorrection):
 
     def __call__(self, samples: Tensor) -> Tensor:
         """``[E, B, M, D] -> [B, E*M, D]``."""
-        return samples.transpose(0, 1).flatten(1, 2)
+        return pooled(samples)
 
 
 class Truncation(OverestimationCorrection):
@@ -64,7 +97,7 @@ class Truncation(OverestimationCorrection):
 
     def __call__(self, samples: Tensor) -> Tensor:
         """``[E, B, M, D] -> [B, E*M - floor(drop*E*M), D]``."""
-        return truncate(samples.transpose(0, 1).flatten(1, 2), self.drop)
+        return pooled(samples, self.drop)
 
 
 class LowerMean(OverestimationCorrection):
@@ -85,4 +118,4 @@ class LowerMean(OverestimationCorrection):
         return truncate(chosen, self.drop)
 
 
-__all__ = ["LowerMean", "NoCorrection", "OverestimationCorrection", "Truncation", "truncate"]
+__all__ = ["LowerMean", "NoCorrection", "OverestimationCorrection", "Truncation", "pooled", "truncate"]

@@ -60,7 +60,7 @@ def value_and_pullback(
     """Outputs of ``function(*inputs)`` and the map from their cotangents to those of the inputs.
 
     Args:
-        function: differentiable in all ``inputs``; an output may be a constant.
+        function: differentiable; an output may be a constant, and an input of no consequence.
         inputs: where to evaluate it.
         nested: see :func:`with_gradients`.
 
@@ -75,8 +75,10 @@ def value_and_pullback(
 
     def pullback(cotangents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         moving = [(y, cotangent) for y, cotangent in zip(outputs, cotangents) if y.requires_grad]
+        if not moving:
+            return tuple(torch.zeros_like(x) for x in leaves)
         varying, along = zip(*moving)
-        return torch.autograd.grad(varying, leaves, along, retain_graph=True)
+        return torch.autograd.grad(varying, leaves, along, retain_graph=True, materialize_grads=True)
 
     return tuple(y.detach() for y in outputs), pullback
 

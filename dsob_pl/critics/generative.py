@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dsob_pl.critics.base import Critic, check_sizes, full_rows
+from dsob_pl.errors import UsageError
 from dsob_pl.networks.mlp import (
     EnsembleMLP,
     ensemble_product,
@@ -35,7 +36,7 @@ class GenerativeCritic(Critic):
         activation: name of a twice differentiable activation.
 
     Raises:
-        UsageError: a size is not positive.
+        UsageError: a size is not positive, or the gain negative.
     """
 
     def __init__(
@@ -50,6 +51,8 @@ class GenerativeCritic(Critic):
     ) -> None:
         super().__init__()
         check_sizes(members, noise_size, hidden)
+        if not 0 <= noise_gain < math.inf:
+            raise UsageError(f"critic.noise_gain: expected a number of at least 0, got {noise_gain}")
         self.ensemble_size = members
         self.noise_size = noise_size
         inputs = observation_size + action_size

@@ -110,10 +110,13 @@ class MaxSlicedMMD(Divergence):
     - 'batch': one theta for the last batch dimension (B transitions; other batch dimensions keep their own). The bias
       falls with B (at B = 256: 0.02 / 0.03 / 0.08). Under ``torch.func.vmap`` the batch is what one call sees.
     - 'cross_fitted' (0.00 at each D): per transition, theta fitted on every other sample, the loss taken on the rest,
-      both ways round and averaged, so that every sample is used. Halves alternate because a truncated target comes
-      sorted by return; they are (N+1)//2 and N//2 samples. Two or three samples cannot be halved without losing the
-      repulsion between predictions, and raise. A single sample (deterministic critic or target) is a whole law and
-      serves in both folds.
+      both ways round and averaged, so that every sample is used. Halves alternate because a truncated target may come
+      sorted by return; they are (N+1)//2 and N//2 samples. What is nearly the same sample must not be in both halves:
+      of several critics' targets that share their draws see :func:`dsob_pl.bellman.pooled`. Of an odd number of draws
+      one is, and the learned spread is wide where components are many: two critics whose samples of a draw correlate
+      by 0.95, N = 5, five draws, D = 24: 1.08 of the true spread where truncated, 1.14 else; N = 10, ten draws: 1.03
+      and 1.00; D = 7: within 0.02. Two or three samples cannot be halved without losing the repulsion between
+      predictions, and raise. A single sample (deterministic critic or target) is a whole law and serves in both folds.
 
     Args:
         kernel: radial kernel; by default ``Multiquadric()``.

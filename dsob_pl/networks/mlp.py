@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from dsob_pl.errors import UsageError
+
 # A Sobolev loss differentiates the network twice (in the input, then in the parameters), so the activation must be C2:
 # with ReLU the second derivative vanishes almost everywhere and the gradient part of the loss would train nothing.
 ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "softplus": nn.Softplus, "tanh": nn.Tanh, "gelu": nn.GELU}
@@ -48,6 +50,12 @@ def activation_by_name(name: str) -> nn.Module:
     if name not in ACTIVATIONS:
         raise ValueError(f"activation: '{name}' is not one of {', '.join(ACTIVATIONS)}, the twice differentiable ones")
     return ACTIVATIONS[name]()
+
+
+def check_widths(hidden: Sequence[int]) -> None:
+    """Raises UsageError where a hidden layer would have no unit."""
+    if any(width < 1 for width in hidden):
+        raise UsageError(f"hidden: expected widths of at least 1, got {list(hidden)}")
 
 
 def with_slope(activation: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,12 +168,16 @@ class EnsembleMLP(nn.Module):
         hidden: widths of the hidden layers; without any it is an affine map.
         out_features: output size.
         activation: name of a twice differentiable activation.
+
+    Raises:
+        UsageError: a width below 1.
     """
 
     def __init__(
         self, members: int, in_features: int, hidden: Sequence[int], out_features: int, activation: str = "silu"
     ) -> None:
         super().__init__()
+        check_widths(hidden)
         widths = [in_features, *hidden, out_features]
         self._layers = nn.ModuleList(EnsembleLinear(members, a, b) for a, b in itertools.pairwise(widths))
         self.activation = activation_by_name(activation)
@@ -217,9 +229,13 @@ class MLP(nn.Sequential):
         hidden: widths of the hidden layers.
         out_features: output size.
         activation: name of a twice differentiable activation.
+
+    Raises:
+        UsageError: a width below 1.
     """
 
     def __init__(self, in_features: int, hidden: Sequence[int], out_features: int, activation: str = "silu") -> None:
+        check_widths(hidden)
         widths = [in_features, *hidden]
         layers: list[nn.Module] = []
         for a, b in itertools.pairwise(widths):

@@ -29,7 +29,7 @@ class DeterministicPolicy(nn.Module):
             without.
 
     Raises:
-        UsageError: a limit that is not a finite number above 0.
+        UsageError: a limit that is not a finite number above 0, or a width below 1.
     """
 
     def __init__(

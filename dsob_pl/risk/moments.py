@@ -49,6 +49,8 @@ class MeanStd(RiskMeasure):
         deviation = returns - returns.mean(-1, keepdim=True)
         length = torch.linalg.vector_norm(deviation, dim=-1, keepdim=True)  # sqrt(n) std
         direction = deviation / length.masked_fill(length == 0, 1)
+        # The mean of equal numbers may be off by their last digit, and the direction of all of them the same.
+        direction = direction - direction.mean(-1, keepdim=True)
         return 1 / count - self.std_weight * direction / math.sqrt(count)
 
     def __call__(self, returns: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from dsob_pl.errors import UsageError
 from dsob_pl.networks import MLP
 from dsob_pl.world_models.base import Prediction, Transition, WorldModel
-from dsob_pl.world_models.heads import LearnedSigma, TargetScale, TerminationHead
+from dsob_pl.world_models.heads import LearnedSigma, TargetScale, TerminationHead, check_weight
 
 _LOG_STD_BOUND = 5.0
 
@@ -46,7 +46,7 @@ class CVAE(WorldModel):
         max_gradient_norm: gradients are clipped to this global norm, likewise.
 
     Raises:
-        UsageError: a latent size below 1, a negative weight, or sigmas out of order.
+        UsageError: a latent size or width below 1, a negative weight, or sigmas out of order.
     """
 
     def __init__(
@@ -72,9 +72,8 @@ class CVAE(WorldModel):
         super().__init__(observation_size, action_size, learning_rate, max_gradient_norm)
         if latent_size < 1:
             raise UsageError(f"world_model.latent_size: expected an integer of at least 1, got {latent_size}")
-        for name, weight in {"kl_weight": kl_weight, "termination_weight": termination_weight}.items():
-            if not weight >= 0:
-                raise UsageError(f"world_model.{name}: expected a number of at least 0, got {weight}")
+        check_weight("kl_weight", kl_weight)
+        check_weight("termination_weight", termination_weight)
         target_size = observation_size + 1
         self.latent_size = latent_size
         self.noise_size = latent_size + target_size + 1

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dsob_pl.networks import MLP
 from dsob_pl.world_models.base import Prediction, Transition, WorldModel
-from dsob_pl.world_models.heads import LearnedSigma, TargetScale, TerminationHead
+from dsob_pl.world_models.heads import LearnedSigma, TargetScale, TerminationHead, check_weight
 
 
 class Deterministic(WorldModel):
@@ -29,6 +29,9 @@ class Deterministic(WorldModel):
         differentiate_termination: the probability of termination is differentiated in (s, a); otherwise a constant.
         learning_rate: of the optimizer where the model is fitted alone; an agent brings its own.
         max_gradient_norm: gradients are clipped to this global norm, likewise.
+
+    Raises:
+        UsageError: a width below 1, or a negative weight.
     """
 
     noise_size = 0
@@ -46,7 +49,7 @@ class Deterministic(WorldModel):
         max_gradient_norm: float = 100.0,
     ) -> None:
         super().__init__(observation_size, action_size, learning_rate, max_gradient_norm)
-        self.termination_weight = termination_weight
+        self.termination_weight = check_weight("termination_weight", termination_weight)
         self.target_scale = TargetScale(observation_size)
         self.mean = MLP(observation_size + action_size, hidden, observation_size + 1, activation)
         self.sigma = LearnedSigma(observation_size + 1)

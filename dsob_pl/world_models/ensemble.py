@@ -11,7 +11,7 @@ from torch import Tensor
 from dsob_pl.errors import UsageError
 from dsob_pl.networks.mlp import EnsembleMLP
 from dsob_pl.world_models.base import Prediction, Transition, WorldModel
-from dsob_pl.world_models.heads import TargetScale, TerminationHead, gaussian_log_density
+from dsob_pl.world_models.heads import TargetScale, TerminationHead, check_weight, gaussian_log_density
 
 
 class Ensemble(WorldModel):
@@ -37,7 +37,7 @@ class Ensemble(WorldModel):
         max_gradient_norm: gradients are clipped to this global norm, likewise.
 
     Raises:
-        UsageError: no members, or sigmas out of order.
+        UsageError: no members, a width below 1, a negative weight, or sigmas out of order.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class Ensemble(WorldModel):
         super().__init__(observation_size, action_size, learning_rate, max_gradient_norm)
         if members < 1:
             raise UsageError(f"world_model.members: expected at least 1, got {members}")
-        if not 0 < minimum_sigma < maximum_sigma:
+        if not 0 < minimum_sigma < maximum_sigma < math.inf:
             given = f"{minimum_sigma}, {maximum_sigma}"
             raise UsageError(f"world_model: expected 0 < minimum_sigma < maximum_sigma, got {given}")
         self.members = members
         self.noise_size = observation_size + 2
-        self.termination_weight = termination_weight
+        self.termination_weight = check_weight("termination_weight", termination_weight)
         self.low, self.range = math.log(minimum_sigma), math.log(maximum_sigma / minimum_sigma)
         self.target_scale = TargetScale(observation_size)
         self.gaussians = EnsembleMLP(

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dsob_pl.errors import UsageError
-from dsob_pl.networks.mlp import activation_by_name
+from dsob_pl.networks.mlp import activation_by_name, check_widths
 from dsob_pl.world_models.base import Prediction, Transition, WorldModel
-from dsob_pl.world_models.heads import TargetScale, TerminationHead, gaussian_log_density
+from dsob_pl.world_models.heads import TargetScale, TerminationHead, check_weight, gaussian_log_density
 
 
 class Flow(WorldModel):
@@ -37,7 +37,7 @@ class Flow(WorldModel):
         max_gradient_norm: gradients are clipped to this global norm, likewise.
 
     Raises:
-        UsageError: zuko is not installed, a size below 1, or a negative noise floor.
+        UsageError: zuko is not installed, a size below 1, a negative weight, or a negative noise floor.
     """
 
     def __init__(
@@ -62,10 +62,11 @@ class Flow(WorldModel):
             raise UsageError("world_model: Flow needs the package zuko; pip install 'dsob_pl[flow]'") from error
         if transforms < 1 or bins < 2:
             raise UsageError(f"world_model: expected transforms >= 1 and bins >= 2, got {transforms} and {bins}")
+        check_widths(hidden)
         if not noise_floor >= 0:
             raise UsageError(f"world_model.noise_floor: expected a number of at least 0, got {noise_floor}")
         self.noise_size = observation_size + 1
-        self.termination_weight = termination_weight
+        self.termination_weight = check_weight("termination_weight", termination_weight)
         self.noise_floor = noise_floor
         self.target_scale = TargetScale(observation_size)
         self.flow = NSF(

@@ -50,6 +50,13 @@ def gaussian_log_density(residual: Tensor, log_sigma: Tensor) -> Tensor:
     return -(0.5 * (squares + _LOG_2PI) + log_sigma).sum(-1)
 
 
+def check_weight(name: str, weight: float) -> float:
+    """``weight``, the factor of a part of the loss. Raises UsageError where it is not a finite number of at least 0."""
+    if not 0 <= weight < math.inf:
+        raise UsageError(f"world_model.{name}: expected a number of at least 0, got {weight}")
+    return weight
+
+
 class LearnedSigma(nn.Module):
     """Standard deviation of a Gaussian output with one learned value per component, softly bounded.
 
@@ -65,7 +72,7 @@ class LearnedSigma(nn.Module):
 
     def __init__(self, size: int, initial: float = 0.3, minimum: float = 0.01, maximum: float = 2.0) -> None:
         super().__init__()
-        if not 0 < minimum < initial < maximum:
+        if not 0 < minimum < initial < maximum < math.inf:
             given = f"{minimum}, {initial}, {maximum}"
             raise UsageError(f"world_model: expected 0 < minimum_sigma < initial_sigma < maximum_sigma, got {given}")
         self.low, self.range = math.log(minimum), math.log(maximum / minimum)

@@ -129,6 +129,14 @@ def seen(agent, reward):
     agent.scales.take_in(TensorDict({"observation": torch.randn(1, 3), "next": nxt}, [1]), learning=agent.updates > 0)
 
 
+def test_rewards_that_were_all_the_same_have_set_the_scale_without_a_future_too():
+    agent, _ = build(return_range=10.0, gamma=0.0)
+    seen(agent, 1.0)
+    agent.updates = 7
+    seen(agent, 3.0)
+    assert float(agent.reward_scale.factor) == 1.0
+
+
 def test_the_first_reward_that_is_not_zero_sets_the_scale_however_late():
     agent, _ = build(return_range=10.0, gamma=0.9)
     seen(agent, 0.0)

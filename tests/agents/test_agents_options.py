@@ -7,7 +7,7 @@ from tensordict import TensorDict
 
 from dsob_pl.agents import SobolevActorCritic
 from dsob_pl.bellman import SobolevOrder
-from dsob_pl.divergences import MaxSlicedMMD
+from dsob_pl.divergences import MaxSlicedMMD, QuantileHuber
 from dsob_pl.errors import UsageError
 from dsob_pl.world_models import Deterministic
 
@@ -36,6 +36,8 @@ from dsob_pl.world_models import Deterministic
         {"anneal_after": float("nan")},
         {"anneal_to": -0.1},
         {"anneal_to": 1.1},
+        {"target_source": "replay"},
+        {"bound_unit": "low"},
     ],
 )
 def test_options_out_of_range_name_themselves(option):
@@ -121,3 +123,8 @@ def test_the_divergence_and_the_truncation_of_the_walker_are_the_agent_s_own():
     assert own.divergence.kernel.bandwidth == options["kernel"]["init_args"]["bandwidth"]
     assert (own.divergence.estimator, own.divergence.direction) == (options["estimator"], options["direction"])
     assert own.overestimation.drop == given["overestimation"]["init_args"]["drop"]
+
+
+def test_a_loss_of_quantiles_needs_a_critic_of_quantiles():
+    with pytest.raises(UsageError, match=r"^model\.divergence: QuantileHuber needs a critic of quantiles"):
+        SobolevActorCritic(3, 1, divergence=QuantileHuber(), sobolev="none")

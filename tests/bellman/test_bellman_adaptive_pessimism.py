@@ -30,7 +30,8 @@ def test_between_no_correction_and_the_lower_mean_and_of_the_same_shape(seed, me
     moved = towards_lowest(draw, weight)
     none, lower = NoCorrection()(draw), LowerMean()(draw)
     torch.testing.assert_close(moved.mean(1), (1 - weight) * none.mean(1) + weight * lower.mean(1))
-    each, before = moved.view(3, members, count, 4), draw.transpose(0, 1)
+    place = NoCorrection()(torch.arange(members * count).view(members, 1, count, 1)).flatten().argsort()
+    each, before = moved[:, place].view(3, members, count, 4), draw.transpose(0, 1)
     torch.testing.assert_close(each - each.mean(2, keepdim=True), before - before.mean(2, keepdim=True))
     assert torch.equal(towards_lowest(draw, 0.0), none)
     lowered = (none - moved)[..., 0]

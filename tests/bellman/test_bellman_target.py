@@ -1,5 +1,7 @@
 """The Sobolev target against numbers worked out by hand, finite differences and the explicit affine operator."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from dsob_pl.bellman import (
     backup,
     bound_target,
     gamma_kappa,
+    pooled,
     sobolev_samples,
     sobolev_target,
     truncate,
@@ -27,6 +30,10 @@ from dsob_pl.networks import DeterministicPolicy
 from dsob_pl.world_models import CVAE, Prediction
 
 STATE_ACTION, ACTION, NONE = SobolevOrder.STATE_ACTION, SobolevOrder.ACTION, SobolevOrder.NONE
+
+
+def in_turn(samples):
+    return samples.transpose(0, 1).flatten(1, 2)
 
 
 class HandCritic(Critic):
@@ -79,7 +86,7 @@ def parts(float64):
 @pytest.mark.parametrize("nested", [False, True])
 def test_target_equals_finite_differences(parts, nested):
     model, policy, critic, s, a, eps, noise = parts
-    target = sobolev_target(model, policy, critic, s, a, eps, noise, 0.97, STATE_ACTION, NoCorrection(), nested)
+    target = sobolev_target(model, policy, critic, s, a, eps, noise, 0.97, STATE_ACTION, in_turn, nested)
     target = target.unflatten(1, (2, 5)).transpose(0, 1)  # [E, B, M, D]
     step = 1e-5
     sa = torch.cat([s, a], -1).unsqueeze(1).expand(2, 6, 5, 5)
@@ -99,7 +106,7 @@ def test_target_equals_finite_differences(parts, nested):
 
 def test_target_equals_the_explicit_affine_operator(parts):
     model, policy, critic, s, a, eps, noise = parts
-    target = sobolev_target(model, policy, critic, s, a, eps, noise, 0.97, STATE_ACTION, NoCorrection())
+    target = sobolev_target(model, policy, critic, s, a, eps, noise, 0.97, STATE_ACTION, in_turn)
     target = target.unflatten(1, (2, 5)).permute(1, 0, 2, 3)
     rows = [x.unsqueeze(1).expand(-1, 5, -1).flatten(0, 1) for x in (s, a)]
 
@@ -124,6 +131,25 @@ def test_a_critic_without_written_out_gradient_has_the_same_target(parts, nested
             for z in (critic, Stripped(critic))
         )
         torch.testing.assert_close(written, automatic)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("order", [ACTION, STATE_ACTION])
+def test_what_a_model_does_not_depend_on_has_no_gradient(parts, order, nested):
+    """A bandit, whose reward is of the action and whose next state of neither; and one that pays by chance alone."""
+    _, policy, critic, s, a, eps, noise = parts
+
+    def bandit(s, a, eps):
+        return Prediction(eps[..., :3], a.sum(-1), torch.ones_like(a[..., 0]))
+
+    def lottery(s, a, eps):
+        return Prediction(eps[..., :3], eps[..., 0], torch.ones_like(eps[..., 0]))
+
+    for model, slope in ((bandit, 1.0), (lottery, 0.0)):
+        target = sobolev_target(model, policy, critic, s, a, eps, noise, 0.97, order, NoCorrection(), nested)
+        expected = torch.zeros_like(target[..., 1:])
+        expected[..., -2:] = slope
+        torch.testing.assert_close(target[..., 1:], expected)
 
 
 def test_action_only_target_is_the_action_part(parts):
@@ -191,8 +217,41 @@ def test_truncation_carries_the_gradient_along(float64):
     samples = torch.tensor([[3.0, 30.0], [1.0, 10.0], [4.0, 40.0], [2.0, 20.0]])[None]
     assert truncate(samples, 0.25).tolist() == [[[1, 10], [2, 20], [3, 30]]]
     assert torch.equal(truncate(samples, 0.2), samples)  # less than one sample: nothing is dropped
-    pooled = Truncation(0.5)(samples.view(1, 1, 4, 2).expand(2, 1, 4, 2))
-    assert pooled.tolist() == [[[1, 10], [1, 10], [2, 20], [2, 20]]]
+    both = Truncation(0.5)(samples.view(1, 1, 4, 2).expand(2, 1, 4, 2))
+    assert both.tolist() == [[[1, 10], [1, 10], [2, 20], [2, 20]]]
+
+
+def test_pooled_samples_of_a_draw_stand_at_positions_of_one_kind(float64):
+    """Samples 10 e + i of critics e and draws i: with five draws, one has to stand in both halves."""
+    samples = torch.tensor([[0.0, 1, 2, 3], [10, 11, 12, 13]]).view(2, 1, 4, 1)
+    assert NoCorrection()(samples).flatten().tolist() == [0, 1, 2, 3, 10, 11, 12, 13]
+    samples = torch.tensor([[0.0, 1, 2, 3, 4], [10, 11, 12, 13, 14]]).view(2, 1, 5, 1)
+    assert NoCorrection()(samples).flatten().tolist() == [0, 1, 2, 3, 4, 11, 10, 13, 12, 14]
+    # In order of the return they are of draws 1 1 3 3 0 0 2 2; the last two are dropped.
+    by_draw = torch.tensor([3.0, 1, 4, 2])
+    samples = torch.stack([by_draw, by_draw + 0.5]).view(2, 1, 4, 1)
+    assert Truncation(0.25)(samples).flatten().tolist() == [3, 1, 3.5, 1.5, 2, 2.5]
+
+
+@given(
+    arrays(np.float64, (2, 7, 5), elements=st.floats(-3, 3)),
+    st.sampled_from([0.0, 0.1, 0.2, 0.3]),
+    st.sampled_from([2, 3, 4, 5]),
+)
+def test_pooling_keeps_the_lowest_samples_whatever_their_order(returns, drop, draws):
+    number = torch.arange(2 * 7 * draws, dtype=torch.float64).view(2, 7, draws)
+    samples = torch.stack([torch.from_numpy(returns[..., :draws].copy()), number], -1)
+    kept = pooled(samples, drop)
+    count = 2 * draws - math.floor(drop * 2 * draws + 1e-9)
+    assert kept.shape == (7, count, 2)
+    together = samples.transpose(0, 1).flatten(1, 2)
+    torch.testing.assert_close(kept[..., 0].sort(-1).values, together[..., 0].sort(-1).values[:, :count])
+    by_number = {tuple(row.tolist()) for row in together.flatten(0, 1)}
+    assert {tuple(row.tolist()) for row in kept.flatten(0, 1)} <= by_number  # rows stay whole
+    odd = kept[..., 1] % draws % 2
+    for row in odd.tolist():
+        fewer = min(row.count(0.0), row.count(1.0))
+        assert row[: 2 * fewer] == [0.0, 1.0] * fewer
 
 
 def test_lower_mean_takes_whole_sets_per_transition(float64):

@@ -29,3 +29,9 @@ def test_written_out_gradients_equal_autograd(float64, noise_size):
 def test_bad_sizes_are_refused_in_one_line(options):
     with pytest.raises(UsageError, match="critic: expected"):
         GenerativeCritic(3, 1, **options)
+
+
+@pytest.mark.parametrize("gain", [-1.0, float("nan"), float("inf")])
+def test_a_gain_that_is_none_is_refused(gain):
+    with pytest.raises(UsageError, match=r"critic\.noise_gain: expected a number of at least 0, got"):
+        GenerativeCritic(3, 1, noise_gain=gain)

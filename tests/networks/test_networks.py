@@ -3,6 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dsob_pl.errors import UsageError
 from dsob_pl.networks import MLP, DeterministicPolicy, EnsembleMLP, RunningNormalizer, polyak_update, target_copy
 from dsob_pl.networks.mlp import ACTIVATIONS, activation_by_name
 
@@ -38,6 +39,12 @@ def test_ensemble_members_are_separate_networks(float64):
 def test_unknown_activation_names_the_valid_ones():
     with pytest.raises(ValueError, match="'relu' is not one of silu"):
         activation_by_name("relu")
+
+
+@pytest.mark.parametrize("make", [lambda hidden: MLP(3, hidden, 1), lambda hidden: EnsembleMLP(2, 3, hidden, 1)])
+def test_a_layer_without_units_is_refused(make):
+    with pytest.raises(UsageError, match=r"hidden: expected widths of at least 1, got \[8, 0\]"):
+        make((8, 0))
 
 
 def test_policy_stays_in_the_action_box():

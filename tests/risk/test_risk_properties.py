@@ -62,6 +62,16 @@ def test_weights_are_the_gradient_and_sum_to_one(name: str, z: list[float]) -> N
 
 
 @every
+@pytest.mark.parametrize(("value", "count"), [(0.1, 10), (0.3, 10), (123.456, 7), (-77.7, 9)])
+def test_equal_returns_have_weights_that_sum_to_one(name: str, value: float, count: int) -> None:
+    """In float32, in which the mean of equal numbers may be another number."""
+    weights = MEASURES[name].weights(torch.full((count,), value))
+    assert weights.sum().item() == pytest.approx(1, rel=1e-5)
+    if name == "mean_std":
+        torch.testing.assert_close(weights, torch.full((count,), 1 / count))
+
+
+@every
 def test_the_gradient_is_that_of_finite_differences(name: str) -> None:
     z = torch.randn(3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     assert torch.autograd.gradcheck(MEASURES[name], z)

@@ -107,7 +107,9 @@ def test_training_does_not_wait_for_a_store_that_stays_locked(folder: Path) -> N
         for step in range(1, 3001):
             logger.log_metrics({"m": float(step)}, step=step)
             logger.flush()
-        assert time.monotonic() - start < 90  # one attempt of two seconds, then files; waiting each time would take 6,000
+        assert (
+            time.monotonic() - start < 90
+        )  # one attempt of two seconds, then files; waiting each time would take 6,000
     logger.finalize("success")
     assert history(logger.tracking_uri, logger.run_id) == [(step, float(step)) for step in range(1, 3001)]
 

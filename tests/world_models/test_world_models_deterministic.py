@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 
+from dsob_pl.errors import UsageError
 from dsob_pl.world_models import Deterministic, Transition
 
 
@@ -49,3 +50,8 @@ def test_prediction_takes_no_noise_and_is_not_spread():
     assert prediction.r.shape == prediction.continuation.shape == (3, 4)
     with pytest.raises(NotImplementedError, match="Deterministic"):
         model.infer_noise(None, None)
+
+
+def test_a_negative_weight_is_refused():
+    with pytest.raises(UsageError, match=r"world_model\.termination_weight: expected a number of at least 0, got -1"):
+        Deterministic(3, 1, termination_weight=-1.0)

@@ -231,6 +231,8 @@ def test_the_loss_reaches_every_parameter(kind):
         (Flow, {"transforms": 0}),
         (Flow, {"bins": 1}),
         (Flow, {"noise_floor": float("nan")}),
+        (Ensemble, {"maximum_sigma": float("inf")}),
+        *((kind, {"termination_weight": weight}) for kind in (Ensemble, Flow) for weight in (-1.0, float("nan"))),
     ],
 )
 def test_bad_options_are_refused(kind, options):
