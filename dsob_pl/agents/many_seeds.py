@@ -27,7 +27,7 @@ from dsob_pl.agents.objectives import (
     update,
 )
 from dsob_pl.agents.optimizers import build_optimizers, step_schedulers
-from dsob_pl.agents.options import check_collection, check_length
+from dsob_pl.agents.options import check_collection, check_length, warn_of_warm_up
 from dsob_pl.agents.recent_returns import adapt_pessimism
 from dsob_pl.agents.reports import Speed
 from dsob_pl.agents.sobolev_actor_critic import SobolevActorCritic
@@ -119,6 +119,7 @@ class ManySeeds(L.LightningModule):
         data = self._data
         check_length(self.trainer, self.agents[0])
         check_collection(self.agents[0], data.collect, data.replay.capacity)
+        warn_of_warm_up(self.trainer, data.collect, data.warmup_steps)
         data.attach(self.explore)
         for i, (agent, state) in enumerate(zip(self.agents, self._generators)):
             agent.generator = torch.Generator(self.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any, get_args
 
@@ -11,6 +12,8 @@ from dsob_pl.agents.recent_returns import foresight
 from dsob_pl.bellman import AdaptivePessimism, BoundUnit, SobolevOrder
 from dsob_pl.errors import UsageError, nearest
 from dsob_pl.risk import Mean
+
+log = logging.getLogger(__name__)
 
 
 def check_options(agent: Any) -> None:
@@ -100,6 +103,16 @@ def check_pessimism(agent: Any) -> None:
         raise UsageError(
             f"model.overestimation: AdaptivePessimism.window: expected at least {least} environment steps with "
             f"model.gamma {agent.gamma:g}, got {correction.window}"
+        )
+
+
+def warn_of_warm_up(trainer: Any, collects: bool, warmup_steps: int) -> None:
+    """Says so where a run ends before learning begins."""
+    if collects and 0 <= trainer.max_steps <= warmup_steps:
+        log.warning(
+            "data.warmup_steps: a warm-up of %d environment steps leaves nothing of the run's %d to learn in",
+            warmup_steps,
+            trainer.max_steps,
         )
 
 

@@ -29,6 +29,7 @@ from dsob_pl.agents.options import (
     check_options,
     check_pessimism,
     check_risk,
+    warn_of_warm_up,
 )
 from dsob_pl.agents.recent_returns import adapt_pessimism
 from dsob_pl.agents.reports import Speed, clean_metrics, evaluation_metrics, model_diagnostics
@@ -322,6 +323,7 @@ class SobolevActorCritic(L.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         check_length(self.trainer, self)
         check_collection(self, data.collect, data.replay.storage.max_size)
+        warn_of_warm_up(self.trainer, data.collect, data.collector.warmup_steps)
         data.attach(self.explore)
         self.begin(data.replay[:] if len(data.replay) else None, not data.collect or data.collector.warmup_steps > 0)
         self._speed.measure(self.trainer.global_step, self.updates)

@@ -94,9 +94,10 @@ def _task_rows(results: Results) -> list[dict[str, object]]:
     # Also those that diverged before their first evaluation, which have no score.
     failed = results.finals[results.finals["status"] == "FAILED"].groupby(["noise", "task", "method"]).size()
     order = {method: place for place, method in enumerate(in_order(results.cells["method"]))}
-    keys = sorted(groups.groups, key=lambda key: (key[0] != "none", key[0], key[1], order.get(key[2], 0)))
-    for noise, task, method in keys:
-        group = groups.get_group((noise, task, method))
+    keys = {*groups.groups, *failed.index}
+    for key in sorted(keys, key=lambda key: (key[0] != "none", key[0], key[1], order.get(key[2], 0))):
+        noise, task, method = key
+        group = groups.get_group(key) if key in groups.groups else results.ended[:0]
         row: dict[str, object] = {"noise": noise, "task": task, "method": method, "seeds": len(group)}
         row |= {"failed": int(failed.get((noise, task, method), 0)), "setting": _setting(results, method, task, noise)}
         columns = {"score": results.score, "area": "area_under_curve", "clean": "eval_clean/return_mean"}
@@ -112,13 +113,15 @@ def _noise_rows(
 ) -> list[dict[str, object]]:
     scores = _scores(results, tasks, noise, scale)
     there = tasks[tasks["noise"] == noise]
-    names = sorted(set(there["task"]))
+    names = sorted(set(there.loc[there["seeds"] > 0, "task"]))
     ranks = mean_ranks(scores)
     rows: list[dict[str, object]] = []
     for method in in_order(there["method"]):
         own = there[there["method"] == method]
-        lacking = [task for task in names if task not in set(own["task"])]
-        row: dict[str, object] = {"noise": noise, "method": method, "tasks": len(own), "seeds": int(own["seeds"].sum())}
+        scored = own[own["seeds"] > 0]
+        lacking = [task for task in names if task not in set(scored["task"])]
+        row: dict[str, object] = {"noise": noise, "method": method, "tasks": len(scored)}
+        row["seeds"] = int(own["seeds"].sum())
         row |= {"failed": int(own["failed"].sum()), "lacking": ", ".join(lacking)}
         row["setting"] = _setting(results, method, None, noise)
         complete = method in scores
@@ -136,7 +139,7 @@ def _scores(
     results: Results, tasks: pd.DataFrame, noise: str, scale: Callable[[str, Array], Array]
 ) -> dict[str, list[Array]]:
     """Scores by method, one array per task; only of methods that have been run on every task of the noise."""
-    there = tasks[tasks["noise"] == noise]
+    there = tasks[(tasks["noise"] == noise) & (tasks["seeds"] > 0)]
     names = sorted(set(there["task"]))
     return {
         method: [scale(task, results.final_scores(task, noise, method)) for task in names]

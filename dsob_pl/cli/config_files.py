@@ -65,6 +65,8 @@ def _read(name: str) -> dict[str, Any]:
         return parse(path.read_text(encoding="utf-8"), f"config file '{name}'")
     except UnicodeDecodeError as error:
         raise UsageError(f"config file '{name}' is not YAML text: {error}") from error
+    except OSError as error:
+        raise UsageError(f"config file '{name}' cannot be read: {(error.strerror or str(error)).lower()}") from error
 
 
 def parse(text: str, name: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from dsob_pl.cli.config_files import COMMAND_LINE, Source, leaves
 from dsob_pl.cli.parts import check_part
 from dsob_pl.errors import UsageError, nearest
 
+_COMMA = re.compile(r", (?![^\[]*\])")  # between types, and not between those in brackets
 _SIZE = re.compile(r"(^|_)(sizes?|capacity|samples|episodes|members|hidden)$")
 
 
@@ -173,4 +174,4 @@ def _type_names(text: str) -> str:
     text = re.sub(r"(?:[a-zA-Z_]+\.)+(\w+)", r"\1", text)
     names = {"NoneType": "null", "tuple": "a list", "list": "a list", "str": "text", "int": "an integer"}
     names |= {"float": "a number", "bool": "true or false", "dict": "a mapping"}
-    return " or ".join(names.get(name, name) for name in text.split(", "))
+    return " or ".join(names.get(name, name) for name in _COMMA.split(text))

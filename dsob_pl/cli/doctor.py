@@ -275,6 +275,8 @@ def _data_section(files: list[str]) -> dict[str, Any]:
 
     merged: dict[str, Any] = {}
     for source in read_sources([word for file in files for word in ("--config", file)]) if files else ():
+        if "methods" in source.tree:
+            raise UsageError(f"{source.label} is a suite; expected the config of a fit, such as those that it names")
         data = source.tree.get("data") or {}
         if not isinstance(data, dict):
             raise UsageError(f"{source.label}: data: expected options and their values, got {data!r}")

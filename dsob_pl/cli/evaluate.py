@@ -52,16 +52,16 @@ def evaluate(arguments: list[str]) -> int:
 def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from dsob_pl.cli.loading import build_noise, evaluation_env_kwargs, load
+    from dsob_pl.cli.loading import build_noise, evaluation_env_kwargs, load_source
     from dsob_pl.envs import make_env, record_video, run_episodes
     from dsob_pl.risk import Mean
 
     try:
         device = torch.device(options.device)
-        torch.zeros(0, device=device)
+        float(torch.zeros((), device=device))
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"evaluate: there is no device '{options.device}' here") from error
-    agent, config, sizes, path = load(options.run or options.ckpt, options.which, options.tracking_uri, str(device))
+    agent, config, sizes, path = load_source(options, str(device))
     if not hasattr(agent, "act"):
         raise UsageError(f"evaluate: '{type(agent).__name__}' has no policy; it is not an agent")
     data = config.get("data", {})
@@ -78,6 +78,9 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
         own, there = sizes.get(f"{space}_size"), getattr(envs[0], f"{space}_space").shape[0]
         if own != there:
             raise UsageError(f"evaluate: the policy has {space}s of size {own}, '{env_id}' has {there}")
+    if options.video:  # first: what is wrong with it is then known before the episodes are played
+        made = dict[str, Any](env_kwargs=env_kwargs, noise=noise, gamma=gamma, device=device)
+        record_video(env_id, agent.act, options.video, first, **made)
     parts = [run_episodes(envs, agent.act, seeds[i : i + count], gamma, device) for i in range(0, len(seeds), count)]
     for env in envs:
         env.close()
@@ -86,9 +89,6 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
         for field in ("returns", "lengths", "discounted_returns")
     )
     risk = getattr(agent, "evaluation_risk", Mean())
-    if options.video:
-        made = dict[str, Any](env_kwargs=env_kwargs, noise=noise, gamma=gamma, device=device)
-        record_video(env_id, agent.act, options.video, first, **made)
     return {
         "checkpoint": str(path),
         "env_id": env_id,

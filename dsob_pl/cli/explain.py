@@ -40,12 +40,12 @@ def explain(arguments: list[str]) -> int:
     from dsob_pl.analysis.episode import explain_episode
     from dsob_pl.analysis.episode_figure import coverage_line, episode_figure
     from dsob_pl.analysis.episode_page import episode_page
-    from dsob_pl.cli.loading import build_noise, evaluation_env_kwargs, load
+    from dsob_pl.cli.loading import build_noise, evaluation_env_kwargs, load_source
     from dsob_pl.envs import make_env
 
     out = Path(options.out)
     check_folder(out)
-    agent, config, _, path = load(options.run or options.ckpt, options.which, options.tracking_uri)
+    agent, config, _, path = load_source(options)
     if not hasattr(agent, "value_distribution"):
         raise UsageError(f"explain: '{type(agent).__name__}' predicts no law of the return; it is not an agent")
     if not agent.critic.noise_size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,9 +13,17 @@ import gymnasium
 import lightning as L
 import yaml
 
+from dsob_pl.cli.foreign import check_foreign
 from dsob_pl.errors import UsageError, nearest
 from dsob_pl.seeds import compact_seeds
-from dsob_pl.tracking.store import PARENT_TAG, all_runs, database_path, local_path, mlflow_client, resolve_tracking_uri
+from dsob_pl.tracking.store import (
+    PARENT_TAG,
+    all_runs,
+    checkpoint_folder,
+    database_path,
+    reading,
+    resolve_tracking_uri,
+)
 from dsob_pl.training.checkpoint_file import SEEDS_KEY, SIZES_KEY, check_fits, checkpoint_config, read_checkpoint
 
 Which = Literal["best", "last"]
@@ -53,6 +62,22 @@ def load(
     path = Path(source)
     if path.suffix != ".ckpt" and not path.is_file():
         path = run_checkpoint(str(source), which, tracking_uri)
+    return load_checkpoint(path, tracking_uri, device)
+
+
+def load_source(options: Namespace, device: str = "cpu") -> LoadedAgent:
+    """``load`` of what the options of ``add_source`` name: a run, or a file, which is never taken for one."""
+    if options.run is not None:
+        path = run_checkpoint(options.run, options.which, options.tracking_uri)
+    elif options.ckpt:
+        path = Path(options.ckpt)
+    else:
+        raise UsageError("ckpt: expected the path of a checkpoint, got ''")
+    return load_checkpoint(path, options.tracking_uri, device)
+
+
+def load_checkpoint(path: Path, tracking_uri: str | None = None, device: str = "cpu") -> LoadedAgent:
+    """``load`` of a file."""
     content = read_checkpoint(path)
     _refuse_many(content, path, tracking_uri)
     config = _config(content, path)
@@ -73,6 +98,7 @@ def _config(content: dict[str, Any], path: Path) -> dict[str, Any]:
         raise UsageError(f"checkpoint '{path}' carries a config without a model")
     if not isinstance(config.get("data"), dict) or not isinstance(config["data"].get("env_id"), str):
         raise UsageError(f"checkpoint '{path}' carries a config without data.env_id")
+    check_foreign({section: config[section] for section in ("model", "data")}, path)
     return config
 
 
@@ -82,9 +108,9 @@ def run_checkpoint(run: str, which: Which = "best", tracking_uri: str | None = N
     Raises:
         UsageError: there is no such run, more than one, it has no such checkpoint, or holds many seeds.
     """
-    folder = _artifacts_on_disk(run) if tracking_uri is None else None
-    folder = folder or _artifacts_in_store(run, resolve_tracking_uri(tracking_uri))
-    path = folder / "checkpoints" / f"{which}.ckpt"
+    folder = _checkpoints_on_disk(run) if tracking_uri is None else None
+    folder = folder or _checkpoints_in_store(run, resolve_tracking_uri(tracking_uri))
+    path = folder / f"{which}.ckpt"
     if not path.is_file():
         there = sorted(path.parent.glob("*.ckpt"))
         for other in there:  # all seeds together have no best
@@ -109,33 +135,36 @@ def _runs_under(path: Path, tracking_uri: str) -> list[tuple[int, str]]:
     database = database_path(tracking_uri)
     if database is None or not database.is_file() or len(path.absolute().parents) < 3:
         return []
-    client = mlflow_client(tracking_uri)
-    experiments = [e.experiment_id for e in client.search_experiments()]
-    parent = f"tags.`{PARENT_TAG}` = '{path.absolute().parents[2].name}'"
-    runs = all_runs(client, experiments, parent)
+    with reading(tracking_uri) as client:
+        experiments = [e.experiment_id for e in client.search_experiments()]
+        parent = f"tags.`{PARENT_TAG}` = '{path.absolute().parents[2].name}'"
+        runs = all_runs(client, experiments, parent)
     return sorted((int(r.data.tags["seed"]), r.info.run_id) for r in runs if r.data.tags.get("seed", "").isdigit())
 
 
-def _artifacts_on_disk(run: str) -> Path | None:
-    """Artifacts under ./mlruns: found without MLflow, which takes seconds, and where the folder has been moved."""
-    found = list(Path("mlruns").glob(f"*/{run}*/artifacts")) if run.isalnum() else []
-    return found[0] if len(found) == 1 else None
+def _checkpoints_on_disk(run: str) -> Path | None:
+    """Those under ./mlruns: found without MLflow, which takes seconds, and where the folder has been moved."""
+    found = list(Path("mlruns").glob(f"*/{run}*/artifacts/checkpoints")) if run.isalnum() else []
+    return found[0] if len(found) == 1 and any(found[0].glob("*.ckpt")) else None
 
 
-def _artifacts_in_store(run: str, tracking_uri: str) -> Path:
+def _checkpoints_in_store(run: str, tracking_uri: str) -> Path:
+    if not run:
+        raise UsageError("run: expected the id of a run, or the beginning of one, got ''")
     database = database_path(tracking_uri)
     if database is not None and not database.is_file():
         raise UsageError(f"there is no run '{run}': no MLflow database '{database}'; run from the project's folder")
-    client = mlflow_client(tracking_uri)
-    experiments = [e.experiment_id for e in client.search_experiments()]
-    runs = {r.info.run_id: r.info.artifact_uri for r in all_runs(client, experiments)}
+    with reading(tracking_uri) as client:
+        experiments = [e.experiment_id for e in client.search_experiments()]
+        runs = {r.info.run_id: r for r in all_runs(client, experiments)}
     matches = [name for name in runs if name.startswith(run)]
     if len(matches) != 1:
         reason = "is the beginning of several" if matches else f"is not in '{tracking_uri}'{nearest(run, runs)}"
         raise UsageError(f"run '{run}' {reason}")
-    folder = local_path(runs[matches[0]])
+    folder = checkpoint_folder(runs[matches[0]])
     if folder is None:
-        raise UsageError(f"run '{run}' has its artifacts at '{runs[matches[0]]}'; download its checkpoint, use --ckpt")
+        place = runs[matches[0]].info.artifact_uri
+        raise UsageError(f"run '{run}' has its artifacts at '{place}'; download its checkpoint, use --ckpt")
     return folder
 
 

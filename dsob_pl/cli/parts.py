@@ -6,7 +6,7 @@ import importlib
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,7 @@ def _check_arguments(value: dict[str, Any], key: str, parts: dict[str, Any]) -> 
 
 
 _NO_PART = object()
+_OF_NUMBERS = (Sequence, Mapping, Iterable)  # what a list or a mapping stands for
 
 
 def _arguments(part: Callable[..., Any]) -> dict[str, Any] | None:
@@ -151,8 +152,8 @@ def _takes_part(hint: Any) -> bool:
     if typing.get_origin(hint) is typing.Union:
         options = typing.get_args(hint)
     origins = [typing.get_origin(option) or option for option in options]
-    plain = (str, int, float, bool, list, tuple, dict, type(None), Path, typing.Any, typing.Literal)
-    known = [o for o in origins if o not in plain]
+    plain = (str, int, float, bool, list, tuple, dict, type(None), Path, typing.Any, typing.Literal, *_OF_NUMBERS)
+    known = [o for o in origins if o not in plain and getattr(o, "__name__", "") != "Tensor"]  # a number is one
     text = any(o in (str, typing.Literal, typing.Any, Path) for o in origins)
     enums = any(inspect.isclass(o) and issubclass(o, Enum) for o in known)
     return bool(known) and not text and not enums

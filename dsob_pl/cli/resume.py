@@ -23,9 +23,10 @@ from dsob_pl.tracking.store import (
     PARENT_TAG,
     SUPERSEDED_TAG,
     all_runs,
+    checkpoint_folder,
     database_path,
-    local_path,
     mlflow_client,
+    reading,
     resolve_tracking_uri,
 )
 from dsob_pl.training.checkpoint_file import FORMAT_KEY, FORMAT_VERSION, RUN_KEY, SEEDS_KEY, read_checkpoint
@@ -49,6 +50,8 @@ def checkpoint_to_go_on_from(config: dict[str, Any], overlays: list[str], seeds:
     asked = config.get("ckpt_path")
     if asked is None:
         return None
+    if not str(asked).strip():
+        raise UsageError("ckpt_path: expected the path of a checkpoint, last or null, got ''")
     path = _last_of_run(config, overlays, seeds) if asked == LAST else Path(asked)
     return str(_undamaged(path))
 
@@ -145,8 +148,8 @@ def join_run(logger: MLflowLogger, content: dict[str, Any], path: str, requeued:
         run = mlflow_client(logger.tracking_uri).get_run(run_id)
     except MlflowException:
         return
-    folder = local_path(run.info.artifact_uri)
-    if requeued or (folder is not None and Path(path).resolve().parent == (folder / "checkpoints").resolve()):
+    folder = checkpoint_folder(run)
+    if requeued or (folder is not None and Path(path).resolve().parent == folder.resolve()):
         logger.go_on_with(run_id)
 
 
@@ -179,6 +182,9 @@ def _last_of_run(config: dict[str, Any], overlays: list[str], seeds: Sequence[in
                 arguments.get("run_name") or name,
             )
     folders = [Path(folder) for folder in [(config.get("checkpoint") or {}).get("dirpath")] if folder]
+    start = Path(config["trainer"].get("default_root_dir") or ".")
+    if not loggers:
+        folders += [start / "checkpoints", *(f / "checkpoints" for f in start.glob("lightning_logs/version_*"))]
     for entry in loggers:
         arguments = entry.get("init_args") or {}
         root = Path(arguments.get("save_dir") or ".") / (arguments.get("name") or "lightning_logs")
@@ -194,14 +200,14 @@ def _last_in_mlflow(tracking_uri: str | None, experiment: str, name: str) -> Pat
     database = database_path(uri)
     if database is not None and not database.is_file():
         raise UsageError(f"ckpt_path: 'last': there is no MLflow database '{database}'; run from the project's folder")
-    client = mlflow_client(uri)
-    found = client.get_experiment_by_name(experiment)
-    runs = [] if found is None else all_runs(client, [found.experiment_id])
+    with reading(uri) as client:
+        found = client.get_experiment_by_name(experiment)
+        runs = [] if found is None else all_runs(client, [found.experiment_id])
     own = [run for run in runs if run.data.tags.get(SUPERSEDED_TAG) != "true" and PARENT_TAG not in run.data.tags]
     for run in sorted((r for r in own if r.info.run_name == name), key=lambda r: -r.info.start_time):
-        folder = local_path(run.info.artifact_uri)
+        folder = checkpoint_folder(run)
         for file in (_LAST_FILE, _SPARE_FILE):
-            if folder is not None and (folder / "checkpoints" / file).is_file():
-                return folder / "checkpoints" / file
+            if folder is not None and (folder / file).is_file():
+                return folder / file
     hint = nearest(name, {run.info.run_name for run in own} - {name})
     raise UsageError(f"ckpt_path: 'last': no run '{name}' of experiment '{experiment}' has a checkpoint{hint}")

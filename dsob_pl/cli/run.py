@@ -10,6 +10,7 @@ import warnings
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from dsob_pl.cli.config_files import Source, option_values, parse
+from dsob_pl.cli.foreign import check_foreign
 from dsob_pl.cli.lightning_cli import CLI, relative, shortened
 from dsob_pl.cli.memory import keep_freed_memory
 from dsob_pl.cli.resume import check_one_seed, resume_command
@@ -33,7 +34,9 @@ def run(command: str, arguments: list[str], sources: list[Source]) -> int:
             check_one_seed(content, path)
             text = checkpoint_config(content, path)
             label = f"config in checkpoint '{path}'"
-            sources = [Source(label, parse(text, label)), *sources]
+            tree = parse(text, label)
+            check_foreign(tree, path)
+            sources = [Source(label, tree), *sources]
             arguments = ["--config", text, *arguments]
     try:
         cli = CLI(command, arguments, sources)
@@ -45,6 +48,10 @@ def run(command: str, arguments: list[str], sources: list[Source]) -> int:
         raise type(error)(f"{error}; {_kept(cli)}") from error
     except MisconfigurationException as error:
         raise UsageError(f"trainer: {shortened(error)}") from error
+    except RuntimeError as error:
+        if not str(error).startswith("Early stopping conditioned on metric"):
+            raise
+        raise UsageError(f"trainer.callbacks: {shortened(error)}; {_kept(cli)}") from error
     except Interrupted as stopped:
         print(f"dsob_pl: {_HOW.get(stopped.signal, 'stopped')}; {_kept(cli)}", file=sys.stderr)
         if cli.checkpoint is not None and cli.checkpoint.last_model_path:

@@ -301,6 +301,8 @@ def _close(env: gymnasium.Env) -> None:
 def _integer(name: str, value: Any, minimum: int) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
         raise UsageError(f"data.{name}: expected an integer of at least {minimum}, got {value!r}")
+    if int(value) >= 2**63:
+        raise UsageError(f"data.{name}: expected an integer below 2^63, got {value!r}")
     return int(value)
 
 

@@ -12,6 +12,7 @@ from dsob_pl.errors import UsageError
 from dsob_pl.files import sync_folder
 
 JOURNAL = "journal.jsonl"
+UPLOADS = "uploads"  # folder of those whose runs have their artifacts elsewhere
 FORMAT = 1
 # One of
 #   {"metric": key, "value": .., "timestamp": ms, "step": ..}, {"param": key, "value": ..}, {"tag": key, "value": ..}
@@ -193,12 +194,16 @@ def journals_under(folder: Path) -> list[Path]:
         folder: the run's artifact folder, or the one above it, which is named after the run.
 
     Raises:
-        UsageError: there is no such folder, or a journal in it is none.
+        UsageError: there is no such folder, it is not a run's, or a journal in it is none.
     """
     if not folder.is_dir():
         raise UsageError(f"there is no folder '{folder}'")
     place = (folder / "artifacts" if (folder / "artifacts").is_dir() else folder).absolute()
     own = place / JOURNAL
+    if place.name != "artifacts" and not own.is_file() and place.parent.name != UPLOADS:
+        below = [*folder.glob(f"*/artifacts/{JOURNAL}"), *folder.glob(f"*/*/artifacts/{JOURNAL}")]
+        there = f"; '{below[0].parent.parent}' has a journal" if below else ""
+        raise UsageError(f"'{folder}' is not the folder of a run, such as mlruns/EXPERIMENT/RUN_ID{there}")
     # mlruns/EXPERIMENT/RUN_ID/artifacts, and uploads/RUN_ID where MLflow keeps the artifacts elsewhere
     within = place.name == "artifacts"
     run_id = read_header(own).run_id if own.is_file() else (place.parent if within else place).name

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from dsob_pl.errors import UsageError
 from dsob_pl.files import Hold, hold_folder
 from dsob_pl.tracking.delivery import METRICS_PER_CALL, Connection, Delivery
-from dsob_pl.tracking.journal import Header, Row
+from dsob_pl.tracking.journal import UPLOADS, Header, Row
 from dsob_pl.tracking.provenance import flatten
 from dsob_pl.tracking.store import (
     FAILED_TAG,
@@ -182,7 +182,7 @@ class MLflowLogger(Logger):
         self._run_id = run.info.run_id
         place = local_path(run.info.artifact_uri)
         self._artifacts_are_remote = place is None
-        self._artifact_dir = place or self.artifact_location / "uploads" / self._run_id
+        self._artifact_dir = place or self.artifact_location / UPLOADS / self._run_id
         self._artifact_dir.mkdir(parents=True, exist_ok=True)
         if self._parent is None and self._hold is None:
             self._take_hold(self._artifact_dir)

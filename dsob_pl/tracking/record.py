@@ -16,6 +16,7 @@ from dsob_pl.errors import Interrupted, OutOfRoom, RunFailed
 from dsob_pl.seeds import compact_seeds
 from dsob_pl.tracking.mlflow_logger import MLflowLogger
 from dsob_pl.tracking.provenance import command_line, flatten, git_tags, version_tags
+from dsob_pl.tracking.store import CHECKPOINTS_TAG
 from dsob_pl.training import BestAndLast
 
 
@@ -79,10 +80,12 @@ class RecordRun(SaveConfigCallback):
                     ("seeds", compact_seeds(self.seeds)) if self.seeds else ("seed", str(config.get("seed_everything")))
                 )
                 described = {"env": experiment, which[0]: which[1], "command": command_line()}
+                own = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestAndLast)]
+                for place in [callback.asked_for for callback in own if callback.asked_for][:1]:
+                    described[CHECKPOINTS_TAG] = str(place)
                 logger.tags = {**git_tags(), **version_tags(), **described, **logger.tags}
-                for callback in trainer.checkpoint_callbacks:
-                    if isinstance(callback, BestAndLast):
-                        callback.run_id = callback.run_id or logger.run_id
+                for callback in own:
+                    callback.run_id = callback.run_id or logger.run_id
                 if logger.continued:
                     continue
                 logger.log_text(text, "config.yaml")

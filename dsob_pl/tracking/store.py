@@ -25,10 +25,12 @@ DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
 PARENT_TAG, SUPERSEDED_TAG = "mlflow.parentRunId", "superseded"
 KEY_LENGTH = 250  # what the columns of names hold in every MLflow from 2 on
 FAILED_TAG = "failed"  # of a run that failed by itself, and would again
+CHECKPOINTS_TAG = "checkpoints"  # folder of a run's checkpoints, where that is not among its artifacts
 PAUSED_TAG = "paused_seconds"  # of a run that was gone on with, all its pauses together
 _SQLITE = "sqlite:///"
 MLFLOW_TABLES = {"experiments", "runs", "metrics"}  # some of them
 _PER_PAGE = 1000
+_SECONDS_TO_ANSWER = 10
 
 
 def resolve_tracking_uri(tracking_uri: str | None) -> str:
@@ -60,12 +62,13 @@ def mlflow_client(tracking_uri: str) -> MlflowClient:
     """A client, its database created where it is not there yet; MLflow's own chatter and telemetry are off.
 
     Raises:
-        UsageError: MLflow refuses the uri, or the database cannot be opened.
+        UsageError: MLflow refuses the uri, the database cannot be opened, or its driver is not installed.
     """
     # Read when mlflow is imported: a research run does not phone home.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     import mlflow
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -73,7 +76,9 @@ def mlflow_client(tracking_uri: str) -> MlflowClient:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     try:
         return mlflow.MlflowClient(tracking_uri)
-    except MlflowException as error:
+    except ModuleNotFoundError as error:
+        raise UsageError(f"the tracking uri '{tracking_uri}' needs a package that is missing: {error.name}") from error
+    except (MlflowException, SQLAlchemyError) as error:
         raise UsageError(f"MLflow cannot use the tracking uri '{tracking_uri}': {reason_of(error)}") from error
 
 
@@ -101,6 +106,23 @@ def existing_client(tracking_uri: str, write: bool = False) -> MlflowClient:
         if problem is not None:
             raise UsageError(problem)
     return mlflow_client(tracking_uri)
+
+
+@contextmanager
+def reading(tracking_uri: str) -> Iterator[MlflowClient]:
+    """A client of a store that is there, to read from; creates nothing, and does not wait minutes for a server.
+
+    Raises:
+        UsageError: there is no such store, it is not MLflow's, or does not answer.
+    """
+    client = existing_client(tracking_uri)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with http_limits(_SECONDS_TO_ANSWER, retries=1):
+            yield client
+    except MlflowException as error:
+        raise UsageError(f"MLflow '{tracking_uri}' cannot be read: {reason_of(error)}") from error
 
 
 def database_problem(path: Path, wait: float = 2.0) -> str | None:
@@ -225,6 +247,14 @@ def check_writable(folder: Path) -> None:
         raise UsageError(
             f"cannot write to the folder '{folder}' ({reason}); start the run in a writable one"
         ) from error
+
+
+def checkpoint_folder(run: Run) -> Path | None:
+    """Where the checkpoints of a run are; None where its artifacts are not on this machine."""
+    if CHECKPOINTS_TAG in run.data.tags:
+        return Path(run.data.tags[CHECKPOINTS_TAG])
+    folder = local_path(run.info.artifact_uri)
+    return None if folder is None else folder / "checkpoints"
 
 
 def local_path(artifact_uri: str) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from dsob_pl.data.on_disk import FILES_KEY, REPLAY_FOLDER
-from dsob_pl.errors import Interrupted, RunFailed, UsageError
+from dsob_pl.errors import Interrupted, RunFailed, UsageError, nearest
 from dsob_pl.files import link
 from dsob_pl.training.checkpoint_file import (
     CONFIG_KEY,
@@ -26,6 +27,8 @@ from dsob_pl.training.checkpoint_file import (
 from dsob_pl.training.checkpoint_io import AtomicCheckpointIO
 from dsob_pl.training.failure import first_non_finite
 from dsob_pl.training.random_state import random_state, set_random_state
+
+log = logging.getLogger(__name__)
 
 BEST = "best"
 
@@ -74,6 +77,8 @@ class BestAndLast(ModelCheckpoint):
         self.config = ""  # YAML of the resolved config, given by whoever knows it
         self.run_id = ""  # of the MLflow run, likewise
         self._with_replay = replay
+        self._own_folder = False  # chosen here
+        self._monitor_missed = False  # and that has been said
         self._source: Path | None = None  # the checkpoint that is gone on from
         self._saved: dict[str, Any] = {}  # state of this callback in it
         self._random: dict[str, Any] | None = None
@@ -105,7 +110,7 @@ class BestAndLast(ModelCheckpoint):
             loggers = trainer.loggers[:1]
             folders = (getattr(x, name, None) for x in loggers for name in ("artifact_dir", "log_dir", "save_dir"))
             folder = next((f for f in folders if isinstance(f, str | Path)), trainer.default_root_dir)
-            self.dirpath = str(Path(folder).absolute() / "checkpoints")
+            self.dirpath, self._own_folder = str(Path(folder).absolute() / "checkpoints"), True
         data = trainer.datamodule  # type: ignore[attr-defined]
         if self.replay and hasattr(data, "write_replay_to"):
             data.write_replay_to(Path(self.dirpath) / REPLAY_FOLDER)
@@ -126,6 +131,11 @@ class BestAndLast(ModelCheckpoint):
         candidates = self._monitor_candidates(trainer)
         if self.monitor in candidates:
             self._save_monitor_checkpoint(trainer, candidates)
+        elif not self._monitor_missed and not hasattr(pl_module, "seeds"):  # all seeds together have no best
+            self._monitor_missed = True
+            there = sorted(name for name in trainer.callback_metrics if name.startswith("eval"))
+            hint = nearest(str(self.monitor), there) or f" (there: {', '.join(there) or 'none'})"
+            log.warning("checkpoint.monitor: '%s' was not evaluated, no best checkpoint is kept%s", self.monitor, hint)
         self._save_last_checkpoint(trainer, candidates)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -178,6 +188,11 @@ class BestAndLast(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps it until it is known whether the same run goes on: another has a best and a last of its own."""
         self._saved = state_dict
+
+    @property
+    def asked_for(self) -> Path | None:
+        """The folder that was given for the files, where one was."""
+        return Path(self.dirpath).absolute() if self.dirpath and not self._own_folder else None
 
     @property
     def kept(self) -> str:

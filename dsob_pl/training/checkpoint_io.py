@@ -22,6 +22,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def __init__(self, loading: Callable[[Path], None] = lambda path: None) -> None:
         super().__init__()
         self._loading = loading
+        self._good: Path | None = None  # the one before the last, where the last was not whole
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Writes; remote files as Lightning does.
@@ -33,10 +34,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         path = Path(path)
-        resumable = path.stem == "last" and RANDOM_KEY in checkpoint
-        save(checkpoint, path, keep_as=path.with_name(f"previous{path.suffix}") if resumable else None)
+        spare = path.with_name(f"previous{path.suffix}")
+        keep = path.stem == "last" and RANDOM_KEY in checkpoint and spare.absolute() != self._good
+        save(checkpoint, path, keep_as=spare if keep else None)
+        if path.stem == "last":
+            self._good = None
 
     def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
         """Reads, as Lightning does."""
         self._loading(Path(path))
+        # A run that goes on from the one before has found the last one damaged, which is not to take its place.
+        self._good = Path(path).absolute() if Path(path).stem == "previous" else None
         return super().load_checkpoint(path, *arguments, **options)

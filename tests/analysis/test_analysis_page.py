@@ -235,3 +235,27 @@ def test_labels_are_pushed_apart_and_stay_near():
 )
 def test_intervals_are_written_with_the_decimals_that_count(numbers, text):
     assert interval(Estimate(*map(np.asarray, numbers))) == text
+
+
+def test_a_method_whose_seeds_all_diverged_is_counted_and_lacks_the_task():
+    results = tables()
+    lost = (results.finals["method"] == "mage") & (results.finals["task"] == "jack")
+    results.finals.loc[lost, "status"] = "FAILED"
+    results.finals.loc[lost, results.score] = np.nan
+    results.curves.loc[(results.curves["method"] == "mage") & (results.curves["task"] == "jack"), results.score] = (
+        np.nan
+    )
+    results = results.scored_by(results.score)
+    comparison = compare(results)
+    rows = comparison.tasks.set_index(["task", "method"])
+    assert dict(rows.loc[("jack", "mage"), ["seeds", "failed"]]) == {"seeds": 0, "failed": 4}
+    assert np.isnan(rows.loc[("jack", "mage"), "score"])
+    assert rows.loc[("summit", "mage"), "failed"] == 0
+    whole = comparison.noises.set_index("method")
+    assert dict(whole.loc["mage", ["tasks", "seeds", "failed", "lacking"]]) == {
+        "tasks": 1, "seeds": 4, "failed": 4, "lacking": "jack",
+    }  # fmt: skip
+    assert whole["lacking"].drop("mage").eq("").all()
+    assert whole["IQM"].drop("mage").notna().all()
+    said = " ".join(Strict(rendered(results, drawn=False)).texts)
+    assert "4 diverged" in said

@@ -81,6 +81,12 @@ CASES: dict[str, tuple[list[str], str | None, list[str]]] = {
         ARGS % "critic: {init_args: {hidden: [3, a]}}",
         ["over.yaml: model.init_args.critic.init_args.hidden: expected an integer, got 'a'"],
     ),
+    "one width for a list": ([*B, "--model.critic.hidden=64"], None, ["model.critic.hidden: expected", "got '64'"]),
+    "rate": (
+        [*B, "--model.critic_optimizer=torch.optim.Adam", "--model.critic_optimizer.lr=1e-3x"],
+        None,
+        ["model.critic_optimizer.lr: expected a number", "got '1e-3x'"],
+    ),
     "union": ([*B, "--trainer.limit_val_batches=abc"], None, ["trainer.limit_val_batches", "or null, got 'abc'"]),
     "choice": ([*B, "--model.target_source=replayd"], None, ["model.target_source", "one of", "'replayed'"]),
     "seed": ([*B, "--seed_everything=abc"], None, ["seed_everything: expected an integer, got 'abc'"]),
@@ -142,6 +148,8 @@ CASES: dict[str, tuple[list[str], str | None, list[str]]] = {
         ["model.world_model_scheduler", "ZeroDivisionError"],
     ),
     "devices": ([*B, "--trainer.devices=2"], None, ["trainer.devices: expected one device, got 2"]),
+    "empty checkpoint": ([*B, "--ckpt_path="], None, ["ckpt_path: expected the path of a checkpoint"]),
+    "evaluation seed": ([*B, "--data.evaluation_seed=99999999999999999999"], None, ["evaluation_seed", "below 2^63"]),
     "bad value beside print_config": ([*B, "--print_config", "--data.capacity=abc"], None, ["data.capacity: expected"]),
     "nothing to train": (
         [*B, "--model.policy=dsob_pl.networks.LinearPolicy"],
@@ -177,7 +185,7 @@ CASES: dict[str, tuple[list[str], str | None, list[str]]] = {
     "no critic": ([*B, "--model.critic=null"], None, ["model.critic: expected a class, got null"]),
     "margin": ([*B, "--model.divergence_margin=0"], None, ["model.divergence_margin: expected a positive number"]),
     "budget": ([*B, "--data.restart_budget=-1"], None, ["data.restart_budget: expected an integer of at least 0"]),
-    "noise": ([*B, "--data.noise=3"], None, ["data.noise", "'3'"]),
+    "noise": ([*B, "--data.noise=3"], None, ["data.noise", "'3'", "list[Callable[[Env], Env]]"]),
     "callback": ([*B, "--trainer.callbacks=Nope"], None, ["trainer.callbacks", "'Nope'"]),
     "replay missing": ([*B, "--data.replay_path=gone.pt"], None, ["data.replay_path: no file 'gone.pt'"]),
     "replay torn": ([*B, "--data.replay_path=torn.ckpt"], None, ["data.replay_path: 'torn.ckpt'"]),
@@ -224,7 +232,38 @@ CASES: dict[str, tuple[list[str], str | None, list[str]]] = {
     "evaluate option": (["evaluate", "--run", "ab", "--epsodes=3"], None, ["'--epsodes=3'", "'--episodes'"]),
     "evaluate episodes": (["evaluate", "--run", "ab", "--episodes=0"], None, ["--episodes", "at least 1", "'0'"]),
     "evaluate run": (["evaluate", "--run", "ab"], None, ["'ab'", "mlflow.db"]),
-    "evaluate file": (["evaluate", "--ckpt", "base.yml"], None, ["'base.yml'"]),
+    "evaluate file": (["evaluate", "--ckpt", "base.yml"], None, ["'base.yml' does not exist"]),
+    "evaluate no run": (["evaluate", "--run", ""], None, ["run: expected the id of a run"]),
+    "evaluate no file": (["evaluate", "--ckpt", ""], None, ["ckpt: expected the path of a checkpoint"]),
+    "explain no run": (["explain", "--run", ""], None, ["run: expected the id of a run"]),
+    "evaluate command": (["evaluate", "--ckpt", "command.ckpt"], None, ["'command.ckpt'", "'subprocess.getoutput'"]),
+    "explain command": (["explain", "--ckpt", "command.ckpt"], None, ["'command.ckpt'", "'subprocess.getoutput'"]),
+    "validate command": (
+        ["validate", "--ckpt_path", "command.ckpt"],
+        None,
+        ["'command.ckpt'", "'subprocess.getoutput'"],
+    ),
+    "evaluate command in text": (
+        ["evaluate", "--ckpt", "text.ckpt"],
+        None,
+        ["'text.ckpt'", "critic_optimizer: expected a value, got a config"],
+    ),
+    "evaluate other store": (
+        ["evaluate", "--run", "ab", "--tracking_uri", "sqlite:///raw.ckpt"],
+        None,
+        ["raw.ckpt' is not a database of MLflow"],
+    ),
+    "last of other store": (
+        [*B, "--ckpt_path=last", "--trainer.logger=MLflowLogger", "--trainer.logger.tracking_uri=sqlite:///raw.ckpt"],
+        None,
+        ["raw.ckpt' is not a database of MLflow"],
+    ),
+    "evaluate no driver": (
+        ["evaluate", "--run", "ab", "--tracking_uri", "oracle+nodriver://u@127.0.0.1:9/x"],
+        None,
+        ["oracle+nodriver"],
+    ),
+    "doctor suite": (["doctor", "--config", "suite.ckpt"], None, ["suite.ckpt is a suite"]),
 }
 
 
@@ -263,6 +302,12 @@ def malformed(folder: Path) -> None:
         "nodata": {"state_dict": {}, "dsob_config": "model: {class_path: dsob_pl.agents.SobolevActorCritic}"},
         "nomodel": {"state_dict": {}, "dsob_format": 1, "dsob_config": "data: {}"},
     }
+    command = "{class_path: subprocess.getoutput, init_args: {cmd: mkdir ran}}"
+    config = "model: {class_path: SobolevActorCritic, init_args: {critic_optimizer: %s}}\ndata: {env_id: Pendulum-v1}"
+    for name, rate in (("command", command), ("text", f"'{command}'")):
+        sizes = {"observation_size": 3, "action_size": 1}
+        contents[name] = {"state_dict": {}, "dsob_config": config % rate, "dsob_sizes": sizes}
+    (folder / "suite.ckpt").write_text("name: suite\nmethods: {td3: []}\n")
     for name, content in contents.items():
         torch.save(content, folder / f"{name}.ckpt")
     flipped = bytearray((folder / "other.ckpt").read_bytes())

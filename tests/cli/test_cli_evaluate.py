@@ -115,7 +115,7 @@ def test_an_environment_of_other_sizes(run: str, capfd: pytest.CaptureFixture[st
 def test_runs_that_cannot_be_named(run: str) -> None:
     with pytest.raises(UsageError, match="'zzz' is not in"):
         dsob_pl.load_agent("zzz")
-    with pytest.raises(UsageError, match="'' is the beginning of several"):
+    with pytest.raises(UsageError, match="run: expected the id of a run, or the beginning of one, got ''"):
         dsob_pl.load_agent("")
     with pytest.raises(UsageError, match=r"did you mean 'last\.ckpt'"):
         dsob_pl.load_agent(checkpoint(run, "lst"))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -203,3 +207,72 @@ def test_a_fast_development_run_leaves_nothing(project: Path) -> None:
     assert main(["fit", "--config", "base.yaml", "--trainer.fast_dev_run=2"]) == 0
     assert not (project / "mlflow.db").exists()
     assert not list(project.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("seeds", [[], ["--seeds=0-1"]], ids=["one", "many"])
+def test_checkpoints_in_a_folder_of_ones_own_are_those_of_the_run(
+    seeds: list[str], project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fit = ["fit", "--config", "base.yaml", "--checkpoint.dirpath=kept", "--trainer.max_steps=30", *seeds]
+    assert main(fit) == 0
+    runs = {run.data.tags.get("seed"): run for run in runs_of(project)}
+    assert not list((project / "mlruns").rglob("*.ckpt"))
+    capfd.readouterr()
+    assert main(["evaluate", "--run", runs["0"].info.run_id, "--episodes=1", "--json"]) == 0
+    place = Path(json.loads(capfd.readouterr().out)["checkpoint"])
+    assert place == (project / "kept" / ("seed_0" if seeds else "") / "best.ckpt")
+    # Going on, by whatever name, is going on with the same runs.
+    last = Path("kept") / "last.ckpt"
+    for path, steps in (("last", 60), (last, 90)):
+        assert main([*fit, f"--ckpt_path={path}", f"--trainer.max_steps={steps}"]) == 0
+    after = runs_of(project)
+    assert {run.info.run_id for run in after} == {run.info.run_id for run in runs.values()}
+    history = client_of(project).get_metric_history(runs["0"].info.run_id, "eval/return_mean")
+    assert [point.step for point in history] == [30, 60, 90]
+
+
+def test_the_last_checkpoint_without_a_logger_is_found(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    fit = ["fit", "--config", "base.yaml", "--trainer.logger=false"]
+    assert main([*fit, "--trainer.max_steps=30"]) == 0
+    assert main([*fit, "--ckpt_path=last"]) == 0
+    assert "going on from step 30 of 'checkpoints/last.ckpt'" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("seeds", [[], ["--seeds=0-1"]], ids=["one", "many"])
+def test_a_metric_that_is_not_there_is_said_in_one_line(
+    seeds: list[str], project: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    fit = ["fit", "--config", "base.yaml", "--trainer.logger=false", "--trainer.max_steps=30", *seeds]
+    stopping = ["--trainer.callbacks=lightning.pytorch.callbacks.EarlyStopping", "--trainer.callbacks.monitor=nope"]
+    assert main([*fit, *stopping]) == 2
+    (line,) = [x for x in capfd.readouterr().err.splitlines() if "error" in x]
+    assert line.startswith("dsob_pl: error: trainer.callbacks: Early stopping conditioned on metric 'nope'")
+    assert main([*fit, "--checkpoint.monitor=eval/returns_mean"]) == 0
+    missed = "'eval/returns_mean' was not evaluated, no best checkpoint is kept; did you mean 'eval/return_mean'?"
+    assert missed in caplog.text
+
+
+def test_a_warm_up_as_long_as_the_run_is_said(project: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fit = ["fit", "--config", "base.yaml", "--trainer.logger=false", "--trainer.max_steps=30"]
+    for steps, said in ((30, True), (29, False)):
+        assert main([*fit, f"--data.warmup_steps={steps}"]) == 0
+        assert ("leaves nothing of the run's 30 to learn in" in caplog.text) == said
+        caplog.clear()
+
+
+def test_looking_for_a_run_leaves_somebody_s_database_alone_and_waits_for_no_server(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with closing(sqlite3.connect(project / "own.db")) as database:
+        database.execute("CREATE TABLE mine (x)")
+    before = (project / "own.db").read_bytes()
+    for look in (["evaluate", "--run", "ab"], ["explain", "--run", "ab"]):
+        assert main([*look, "--tracking_uri", "sqlite:///own.db"]) == 2
+        assert "own.db' is not a database of MLflow" in capfd.readouterr().err
+    assert (project / "own.db").read_bytes() == before
+    start = time.monotonic()
+    assert main(["evaluate", "--run", "ab", "--tracking_uri", "http://127.0.0.1:9"]) == 2
+    error = capfd.readouterr().err
+    assert error.startswith("dsob_pl: error: MLflow 'http://127.0.0.1:9' cannot be read: no answer from ")
+    assert error.count("\n") == 1
+    assert time.monotonic() - start < 60  # of MLflow's own accord four minutes

@@ -135,6 +135,13 @@ def test_a_sweep_runs_each_cell_of_the_grid_once_and_started_again_nothing(capfd
         tags = store.get_run(run.run_id).data.tags
         assert tags[PARENT_TAG] == suite.info.run_id
         assert tags["cell"] == f"{tags['task']}/{tags['method']}/{tags['noise']}"
+    (job, _) = jobs()
+    (run,) = cell_runs(store, "toy")[CELLS[0]]
+    means = {"eval/return_mean": "seeds/return_mean", "eval/normalized_score": "seeds/normalized_score_mean"}
+    for score, key in means.items():
+        table = Table([job], {}, store, score)
+        table.close({})
+        assert table._scores == {CELLS[0]: store.get_run(run.run_id).data.metrics[key]}  # the mean over the seeds
     assert main(["sweep", "--config", "toy.yaml", "--dry-run"]) == 0
     assert capfd.readouterr().out.endswith("# 2 cells, 2 of them ended\n")
     assert main(["sweep", "--config", "toy.yaml", "--set", "trainer.max_steps=40"]) == 2
@@ -174,19 +181,6 @@ def test_whatever_is_killed_the_same_runs_go_on_and_nothing_is_doubled(folder: P
     # The step that a progress line has just told may not have been saved yet.
     assert 10 <= from_steps[0] < 60
     assert 50 <= from_steps[1] < 100
-
-
-def test_a_sweep_that_is_interrupted_saves_checkpoints_and_says_so(folder: Path) -> None:
-    process = sweep(*LONG)
-    until(lambda: re.search(r"^step \d", log(CELLS[0]), re.M))
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=100)
-    assert process.returncode == 143
-    assert "the same command goes on from here" in err
-    assert fits(folder) == []
-    (run,) = cell_runs(client(), "toy")[CELLS[0]]
-    assert run.status == "KILLED"
-    assert list(Path("mlruns").rglob("last.ckpt"))
 
 
 def test_a_cell_that_cannot_run_ends_the_sweep_with_one_line_that_names_it() -> None:
@@ -343,11 +337,16 @@ def test_a_database_that_goes_away_ends_a_sweep_in_one_line(
 
 
 def interrupted(folder: Path, *options: str) -> None:
+    """A sweep is stopped in the middle of its cell: it saves a checkpoint and says how to go on."""
     process = sweep(*LONG, *options)
     until(lambda: re.search(r"^step \d", log(CELLS[0]), re.M))
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=100)
+    _, err = process.communicate(timeout=100)
     assert process.returncode == 143
+    assert "the same command goes on from here" in err
+    assert fits(folder) == []
+    assert {run.status for run in cell_runs(client(), "toy")[CELLS[0]]} == {"KILLED"}
+    assert list(Path("mlruns").rglob("last.ckpt"))
     (folder / "fast").touch()
 
 
@@ -512,19 +511,3 @@ def test_where_nobody_reads_the_table_the_cells_are_ended(folder: Path) -> None:
     assert fits(folder) == []
     (run,) = cell_runs(client(), "toy")[CELLS[0]]
     assert run.status == "KILLED"
-
-
-def test_the_table_shows_the_mean_return_of_many_seeds() -> None:
-    process = sweep("--only", "mage")
-    _, err = process.communicate(timeout=200)
-    assert process.returncode == 0, err
-    (job, _), store = jobs(), client()
-    (run,) = cell_runs(store, "toy")[CELLS[0]]
-    for score, key in (("eval/return_mean", "seeds/return_mean"), (None, "seeds/normalized_score_mean")):
-        table = Table([job], {}, store, score or job_score())
-        table.close({})
-        assert table._scores == {CELLS[0]: store.get_run(run.run_id).data.metrics[key]}
-
-
-def job_score() -> str:
-    return read_suite("toy.yaml")[0].score

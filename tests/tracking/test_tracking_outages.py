@@ -391,6 +391,7 @@ def test_a_journal_in_use_is_not_replayed(folder: Path, capsys: pytest.CaptureFi
         (["replay", "run", "--tracking_uri=sqlite:///none.db"], "none.db'; run from the project's folder"),
         (["replay", "run", "--tracking_uri=sqlite:///run/journal.jsonl"], "is not a database of MLflow"),
         (["replay", "run"], "there is no run 'abc' in 'sqlite:///"),
+        (["replay", "."], "'.' is not the folder of a run, such as mlruns/EXPERIMENT/RUN_ID"),
     ],
 )
 def test_what_cannot_be_replayed_is_one_line(
@@ -427,6 +428,9 @@ def test_the_journals_of_seeds_are_found_under_their_parents(folder: Path) -> No
         logger._delivery.journal.close()  # type: ignore[union-attr]  # a kill
     found = journals_under(parent.artifact_dir.parent)
     assert sorted(found) == sorted(logger.artifact_dir / JOURNAL for logger in loggers[:3])
+    for above in (parent.artifact_dir.parents[1], parent.artifact_dir.parents[2]):  # of the experiment, and of all
+        with pytest.raises(UsageError, match=r"is not the folder of a run, .*; '.*' has a journal"):
+            journals_under(above)
     assert main(["tracking", "replay", str(parent.artifact_dir.parent)]) == 0
     histories = [history(logger.tracking_uri, logger.run_id) for logger in loggers]
     assert histories == [expected(1, 2)] * 3 + [expected(1)]

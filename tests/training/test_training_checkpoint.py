@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from dsob_pl.errors import RunFailed, UsageError
+from dsob_pl.files import is_whole
 from dsob_pl.training import BestAndLast, StopOnNonFiniteLoss, check_fits, checkpoint_config, read_checkpoint
+from dsob_pl.training.checkpoint_file import RANDOM_KEY
+from dsob_pl.training.checkpoint_io import AtomicCheckpointIO
 
 
 class Toy(L.LightningModule):
@@ -185,3 +188,24 @@ def test_the_first_tensor_that_does_not_fit_is_named() -> None:
     ):
         with pytest.raises(UsageError, match=message):
             check_fits({"state_dict": state}, model, "x.ckpt")
+
+
+def test_the_good_one_of_two_is_kept_while_a_damaged_one_is_replaced(tmp_path: Path) -> None:
+    def content(step: float) -> dict[str, object]:
+        return {"state_dict": {"x": torch.full((1000,), step)}, RANDOM_KEY: {}}
+
+    def step_of(name: str) -> float | None:
+        path = tmp_path / name
+        return float(torch.load(path, weights_only=True)["state_dict"]["x"][0]) if is_whole(path) else None
+
+    last = tmp_path / "last.ckpt"
+    for step in (1.0, 2.0):
+        AtomicCheckpointIO().save_checkpoint(content(step), last)
+    last.write_bytes(last.read_bytes()[:900])
+    assert (step_of("last.ckpt"), step_of("previous.ckpt")) == (None, 1.0)
+    io = AtomicCheckpointIO()
+    io.load_checkpoint(tmp_path / "previous.ckpt", weights_only=True)
+    io.save_checkpoint(content(3.0), last)
+    assert (step_of("last.ckpt"), step_of("previous.ckpt")) == (3.0, 1.0)
+    io.save_checkpoint(content(4.0), last)
+    assert (step_of("last.ckpt"), step_of("previous.ckpt")) == (4.0, 3.0)
