@@ -53,7 +53,7 @@ def test_metrics_config_and_tags_read_back_through_the_client(finished: Finished
         assert run.data.params["model.critic.hidden"] == "[8]"
         assert run.data.tags["env"] == "InvertedPendulum-v5"
         assert run.data.tags["seed"] == run.data.params["seed_everything"]
-        assert run.data.tags["version.torch"] == torch.__version__
+        assert torch.__version__.startswith(run.data.tags["version.torch"])  # which may lack the name of the build
         assert run.data.tags["command"].startswith("python -m dsob_pl fit --config base.yaml")
         config = yaml.safe_load(Path(run.info.artifact_uri, "config.yaml").read_text())
         assert config["data"]["batch_size"] == 4

@@ -94,7 +94,7 @@ def test_every_seed_has_a_run_under_that_of_all(finished: Fit) -> None:
     for seed, run in children.items():
         assert (run.info.status, run.info.run_name) == ("FINISHED", f"SobolevActorCritic-{environment}-{seed}")
         assert run.info.experiment_id == parent.info.experiment_id
-        assert run.data.tags["version.torch"] == torch.__version__
+        assert torch.__version__.startswith(run.data.tags["version.torch"])  # which may lack the name of the build
         assert run.data.params["seed_everything"] == str(seed)
         assert yaml.safe_load(Path(run.info.artifact_uri, "config.yaml").read_text())["seed_everything"] == seed
         assert {a.path for a in client().list_artifacts(run.info.run_id)} == {"checkpoints", "config.yaml"}
