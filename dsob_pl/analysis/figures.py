@@ -69,8 +69,8 @@ def final_scores(comparison: Comparison, noise: str) -> Figure:
         for axis, task in zip(grid.flat, tasks):
             own = table[table["task"] == task].set_index("method")
             for place, method in enumerate(names):
-                if method in own.index:
-                    seeds = comparison.results.final_scores(task, noise, method)
+                seeds = comparison.results.final_scores(task, noise, method)
+                if method in own.index and len(seeds):
                     across = place + np.linspace(-0.22, 0.22, len(seeds)) if len(seeds) > 1 else [place]
                     axis.plot(across, seeds, ".", color=style[method].color, alpha=0.45, markersize=3.5, mec="none")
             draw_intervals(axis, own, "score", names, style)

@@ -13,7 +13,7 @@ import gymnasium
 import lightning as L
 import yaml
 
-from dsob_pl.cli.foreign import check_foreign
+from dsob_pl.cli.foreign import denied, importing_only, parts_named
 from dsob_pl.errors import UsageError, nearest
 from dsob_pl.seeds import compact_seeds
 from dsob_pl.tracking.store import (
@@ -24,7 +24,14 @@ from dsob_pl.tracking.store import (
     reading,
     resolve_tracking_uri,
 )
-from dsob_pl.training.checkpoint_file import SEEDS_KEY, SIZES_KEY, check_fits, checkpoint_config, read_checkpoint
+from dsob_pl.training.checkpoint_file import (
+    OWNER_KEY,
+    SEEDS_KEY,
+    SIZES_KEY,
+    check_fits,
+    checkpoint_config,
+    read_checkpoint,
+)
 
 Which = Literal["best", "last"]
 
@@ -82,7 +89,9 @@ def load_checkpoint(path: Path, tracking_uri: str | None = None, device: str = "
     _refuse_many(content, path, tracking_uri)
     config = _config(content, path)
     sizes = content.get(SIZES_KEY, {})
-    agent = build_model(config["model"], sizes)
+    parts = parts_named({section: config[section] for section in ("model", "data")}, path)
+    with importing_only(parts):
+        agent = build_model(config["model"], sizes)
     check_fits(content, agent, path)
     agent.load_state_dict(content["state_dict"])
     return LoadedAgent(agent.to(device).eval(), config, sizes, path)
@@ -98,7 +107,6 @@ def _config(content: dict[str, Any], path: Path) -> dict[str, Any]:
         raise UsageError(f"checkpoint '{path}' carries a config without a model")
     if not isinstance(config.get("data"), dict) or not isinstance(config["data"].get("env_id"), str):
         raise UsageError(f"checkpoint '{path}' carries a config without data.env_id")
-    check_foreign({section: config[section] for section in ("model", "data")}, path)
     return config
 
 
@@ -117,6 +125,9 @@ def run_checkpoint(run: str, which: Which = "best", tracking_uri: str | None = N
             _refuse_many(read_checkpoint(other), other, tracking_uri)
         names = ", ".join(p.name for p in there)
         raise UsageError(f"run '{run}' has no checkpoint '{path.name}'; it has {names or 'none'}")
+    owner = read_checkpoint(path).get(OWNER_KEY, run)
+    if not owner.startswith(run):
+        raise UsageError(f"'{path}' is of run '{owner}', which began later with the same checkpoint.dirpath")
     return path
 
 
@@ -144,8 +155,9 @@ def _runs_under(path: Path, tracking_uri: str) -> list[tuple[int, str]]:
 
 def _checkpoints_on_disk(run: str) -> Path | None:
     """Those under ./mlruns: found without MLflow, which takes seconds, and where the folder has been moved."""
-    found = list(Path("mlruns").glob(f"*/{run}*/artifacts/checkpoints")) if run.isalnum() else []
-    return found[0] if len(found) == 1 and any(found[0].glob("*.ckpt")) else None
+    found = list(Path("mlruns").glob(f"*/{run}*/artifacts")) if run.isalnum() else []
+    folder = found[0] / "checkpoints" if len(found) == 1 else None
+    return folder if folder is not None and any(folder.glob("*.ckpt")) else None
 
 
 def _checkpoints_in_store(run: str, tracking_uri: str) -> Path:
@@ -196,7 +208,9 @@ def model_factory(config: dict[str, Any], sizes: dict[str, int]) -> Callable[[],
     refused = f"the checkpoint's config does not fit this version of '{config['class_path']}'"
     try:
         parsed = parser.parse_object({"model": {**config, "init_args": arguments}})
-    except (ArgumentError, TypeError, ValueError) as error:
+    except (ArgumentError, TypeError, ValueError, ImportError) as error:
+        if (path := denied(error)) is not None:
+            raise UsageError(f"the checkpoint's config names '{path}', which is not called") from error
         raise UsageError(f"{refused}: {' '.join(str(error).split())[:300]}") from error
 
     def build() -> L.LightningModule:
@@ -231,8 +245,11 @@ def build_noise(config: dict[str, Any]) -> list[Callable[[gymnasium.Env], gymnas
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--noise", type=list[Callable[[gymnasium.Env], gymnasium.Env]])
     try:
-        return parser.instantiate(parser.parse_object({"noise": given})).noise
-    except (ArgumentError, TypeError, ValueError) as error:
+        with importing_only(parts_named({"data": {"noise": given}}, "config")):
+            return parser.instantiate(parser.parse_object({"noise": given})).noise
+    except UsageError:
+        raise
+    except (ArgumentError, TypeError, ValueError, ImportError) as error:
         raise UsageError(
             f"the checkpoint's data.noise cannot be built: {' '.join(str(error).split())[:300]}"
         ) from error

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import yaml
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from dsob_pl.data.on_disk import files_are_whole
@@ -29,7 +30,7 @@ from dsob_pl.tracking.store import (
     reading,
     resolve_tracking_uri,
 )
-from dsob_pl.training.checkpoint_file import FORMAT_KEY, FORMAT_VERSION, RUN_KEY, SEEDS_KEY, read_checkpoint
+from dsob_pl.training.checkpoint_file import CONFIG_KEY, FORMAT_KEY, FORMAT_VERSION, RUN_KEY, SEEDS_KEY, read_checkpoint
 
 LAST = "last"
 _LAST_FILE, _SPARE_FILE = "last.ckpt", "previous.ckpt"
@@ -169,7 +170,10 @@ def resume_command(command: str, arguments: Sequence[str], checkpoint: str) -> s
 
 
 def _last_of_run(config: dict[str, Any], overlays: list[str], seeds: Sequence[int]) -> Path:
-    """The last checkpoint of the newest run that this command would have started."""
+    """The last checkpoint of the newest run that this command would have started.
+
+    Without MLflow a run has no name, and it is the newest in the folders of this command with the same environment.
+    """
     given = config["trainer"].get("logger")
     loggers = [entry for entry in (given if isinstance(given, list) else [given]) if isinstance(entry, dict)]
     experiment, name = run_names(config, overlays, seeds)
@@ -190,9 +194,19 @@ def _last_of_run(config: dict[str, Any], overlays: list[str], seeds: Sequence[in
         root = Path(arguments.get("save_dir") or ".") / (arguments.get("name") or "lightning_logs")
         folders += [version / "checkpoints" for version in root.glob("version_*")]
     found = [folder / _LAST_FILE for folder in folders if (folder / _LAST_FILE).is_file()]
+    found = [path for path in found if _environment_of(path) in (None, experiment)]
     if not found:
         raise UsageError("ckpt_path: 'last': there is no last.ckpt of an earlier run; give the path of a checkpoint")
     return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def _environment_of(path: Path) -> str | None:
+    """The environment of the run that wrote a checkpoint; None where that cannot be read."""
+    try:
+        config = yaml.safe_load(read_checkpoint(path).get(CONFIG_KEY, ""))
+        return str(config["data"]["env_id"])
+    except (UsageError, yaml.YAMLError, TypeError, KeyError):
+        return None
 
 
 def _last_in_mlflow(tracking_uri: str | None, experiment: str, name: str) -> Path:

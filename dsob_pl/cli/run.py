@@ -6,11 +6,13 @@ import logging
 import signal
 import sys
 import warnings
+from contextlib import ExitStack
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from dsob_pl.cli.config_files import Source, option_values, parse
-from dsob_pl.cli.foreign import check_foreign
+from dsob_pl.cli.config_files import Source, leaves, option_values, parse
+from dsob_pl.cli.diagnose import causes
+from dsob_pl.cli.foreign import denied, importing_only, is_dotted, parts_named
 from dsob_pl.cli.lightning_cli import CLI, relative, shortened
 from dsob_pl.cli.memory import keep_freed_memory
 from dsob_pl.cli.resume import check_one_seed, resume_command
@@ -22,11 +24,16 @@ def run(command: str, arguments: list[str], sources: list[Source]) -> int:
     """Runs ``fit``, ``validate`` or ``test`` and returns its exit code.
 
     Raises:
-        UsageError: bad input; nothing has been created.
+        UsageError: bad input; nothing has been created, but where a callback finds out in mid-run.
         RunFailed: the run cannot go on; names the last good checkpoint.
     """
     quiet()
     keep_freed_memory()
+    with ExitStack() as only:
+        return _run(command, arguments, sources, only)
+
+
+def _run(command: str, arguments: list[str], sources: list[Source], only: ExitStack) -> int:
     if command != "fit" and len(sources) == 1:
         # The settings of the run that wrote the checkpoint; jsonargparse takes the text of a config for its file.
         for path in option_values(arguments, "--ckpt_path")[-1:]:
@@ -35,13 +42,19 @@ def run(command: str, arguments: list[str], sources: list[Source]) -> int:
             text = checkpoint_config(content, path)
             label = f"config in checkpoint '{path}'"
             tree = parse(text, label)
-            check_foreign(tree, path)
+            own = {str(value) for source in sources for _, value in leaves(source.tree) if is_dotted(value)}
+            only.enter_context(importing_only(parts_named(tree, path) | own))
             sources = [Source(label, tree), *sources]
             arguments = ["--config", text, *arguments]
     try:
         cli = CLI(command, arguments, sources)
     except SystemExit as leave:  # after --help and --print_config
         return int(leave.code or 0)
+    except UsageError as error:
+        named = next((found for link in causes(error) if (found := denied(link)) is not None), None)
+        if named is None:
+            raise
+        raise UsageError(f"the checkpoint's config names '{named}', which is not called") from error
     try:
         cli.start()
     except RunFailed as error:

@@ -22,7 +22,7 @@ KEYS = ("name", "score", "seeds", "tasks", "methods", "noise", "options")
 FACTORS = ("task", "method", "noise")
 DEFAULT_SCORE = "eval/return_mean"
 # Options of `fit` that a sweep gives itself.
-_TAKEN = ("config", "seeds", "seed_everything", "ckpt_path", "trainer.logger")
+_TAKEN = ("config", "seeds", "seed_everything", "ckpt_path", "trainer.logger", "checkpoint.dirpath")
 _NAME = re.compile(r"[\w.+-]+")
 _FILES = "expected a config file, or a list of config files and options"
 
@@ -266,7 +266,15 @@ def expand(suite: Suite, trees: Mapping[str, Any], settings: Options = ()) -> li
         suite: the grid.
         trees: contents of every config file that the suite names.
         settings: further options of every cell, put last.
+
+    Raises:
+        UsageError: all cells would have their checkpoints in one folder.
     """
+    for name, tree in trees.items():
+        section = tree.get("checkpoint") if isinstance(tree, Mapping) else None
+        folder = section.get("dirpath") if isinstance(section, Mapping) else None
+        if folder is not None:
+            raise UsageError(f"{name}: checkpoint.dirpath: all cells of a suite would share '{folder}'; leave it out")
     result = []
     for task, first in suite.tasks.items():
         for noise, third in suite.noise.items():

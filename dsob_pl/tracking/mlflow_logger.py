@@ -23,6 +23,7 @@ from dsob_pl.tracking.delivery import METRICS_PER_CALL, Connection, Delivery
 from dsob_pl.tracking.journal import UPLOADS, Header, Row
 from dsob_pl.tracking.provenance import flatten
 from dsob_pl.tracking.store import (
+    CHECKPOINTS_TAG,
     FAILED_TAG,
     KEY_LENGTH,
     MLFLOW_TABLES,
@@ -239,6 +240,10 @@ class MLflowLogger(Logger):
         if FAILED_TAG in run.data.tags:
             client.set_tag(self._run_id, FAILED_TAG, "false")
         client.update_run(self._run_id, status="RUNNING")
+        if CHECKPOINTS_TAG in self.tags:
+            client.set_tag(self._run_id, CHECKPOINTS_TAG, self.tags[CHECKPOINTS_TAG])
+        elif CHECKPOINTS_TAG in run.data.tags:  # they are among its artifacts from now on
+            client.delete_tag(self._run_id, CHECKPOINTS_TAG)
         for key, value in self.tags.items():
             if not key.startswith("mlflow.") and run.data.tags.get(key) != value:
                 client.set_tag(self._run_id, f"continued.{key}", value)

@@ -19,6 +19,7 @@ from dsob_pl.training.checkpoint_file import (
     CONFIG_KEY,
     FORMAT_KEY,
     FORMAT_VERSION,
+    OWNER_KEY,
     RANDOM_KEY,
     RUN_KEY,
     SEEDS_KEY,
@@ -176,6 +177,8 @@ class BestAndLast(ModelCheckpoint):
         checkpoint[SIZES_KEY] = {key: int(value) for key, value in sizes.items() if value is not None}
         if hasattr(pl_module, "seeds"):
             checkpoint[SEEDS_KEY] = [int(seed) for seed in pl_module.seeds]  # type: ignore[union-attr]
+        if self.run_id:
+            checkpoint[OWNER_KEY] = self.run_id
         if not self._with_replay:
             checkpoint.pop(type(data).__qualname__, None)
             return
@@ -191,8 +194,10 @@ class BestAndLast(ModelCheckpoint):
 
     @property
     def asked_for(self) -> Path | None:
-        """The folder that was given for the files, where one was."""
-        return Path(self.dirpath).absolute() if self.dirpath and not self._own_folder else None
+        """The folder on this machine that was given for the files, where one was."""
+        if not self.dirpath or self._own_folder or "://" in str(self.dirpath):
+            return None
+        return Path(self.dirpath).absolute()
 
     @property
     def kept(self) -> str:

@@ -14,6 +14,7 @@ from dsob_pl.errors import UsageError, nearest
 FORMAT_VERSION = 2
 FORMAT_KEY, CONFIG_KEY, SIZES_KEY = "dsob_format", "dsob_config", "dsob_sizes"
 RANDOM_KEY, RUN_KEY = "dsob_random", "dsob_run"  # only in a checkpoint that a run can be gone on from
+OWNER_KEY = "dsob_owner"  # the MLflow run that wrote it
 SEEDS_KEY = "dsob_seeds"  # only in a checkpoint of many seeds at once: those that were running
 
 

@@ -35,7 +35,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
         path = Path(path)
         spare = path.with_name(f"previous{path.suffix}")
-        keep = path.stem == "last" and RANDOM_KEY in checkpoint and spare.absolute() != self._good
+        keep = path.stem == "last" and RANDOM_KEY in checkpoint and spare.resolve() != self._good
         save(checkpoint, path, keep_as=spare if keep else None)
         if path.stem == "last":
             self._good = None
@@ -44,5 +44,5 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Reads, as Lightning does."""
         self._loading(Path(path))
         # A run that goes on from the one before has found the last one damaged, which is not to take its place.
-        self._good = Path(path).absolute() if Path(path).stem == "previous" else None
+        self._good = Path(path).resolve() if Path(path).stem == "previous" else None
         return super().load_checkpoint(path, *arguments, **options)

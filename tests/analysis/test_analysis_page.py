@@ -257,5 +257,6 @@ def test_a_method_whose_seeds_all_diverged_is_counted_and_lacks_the_task():
     }  # fmt: skip
     assert whole["lacking"].drop("mage").eq("").all()
     assert whole["IQM"].drop("mage").notna().all()
+    assert all("<svg" in svg(figure, name) for name, figure in all_figures(comparison))
     said = " ".join(Strict(rendered(results, drawn=False)).texts)
     assert "4 diverged" in said

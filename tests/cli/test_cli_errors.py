@@ -236,18 +236,6 @@ CASES: dict[str, tuple[list[str], str | None, list[str]]] = {
     "evaluate no run": (["evaluate", "--run", ""], None, ["run: expected the id of a run"]),
     "evaluate no file": (["evaluate", "--ckpt", ""], None, ["ckpt: expected the path of a checkpoint"]),
     "explain no run": (["explain", "--run", ""], None, ["run: expected the id of a run"]),
-    "evaluate command": (["evaluate", "--ckpt", "command.ckpt"], None, ["'command.ckpt'", "'subprocess.getoutput'"]),
-    "explain command": (["explain", "--ckpt", "command.ckpt"], None, ["'command.ckpt'", "'subprocess.getoutput'"]),
-    "validate command": (
-        ["validate", "--ckpt_path", "command.ckpt"],
-        None,
-        ["'command.ckpt'", "'subprocess.getoutput'"],
-    ),
-    "evaluate command in text": (
-        ["evaluate", "--ckpt", "text.ckpt"],
-        None,
-        ["'text.ckpt'", "critic_optimizer: expected a value, got a config"],
-    ),
     "evaluate other store": (
         ["evaluate", "--run", "ab", "--tracking_uri", "sqlite:///raw.ckpt"],
         None,
@@ -302,11 +290,6 @@ def malformed(folder: Path) -> None:
         "nodata": {"state_dict": {}, "dsob_config": "model: {class_path: dsob_pl.agents.SobolevActorCritic}"},
         "nomodel": {"state_dict": {}, "dsob_format": 1, "dsob_config": "data: {}"},
     }
-    command = "{class_path: subprocess.getoutput, init_args: {cmd: mkdir ran}}"
-    config = "model: {class_path: SobolevActorCritic, init_args: {critic_optimizer: %s}}\ndata: {env_id: Pendulum-v1}"
-    for name, rate in (("command", command), ("text", f"'{command}'")):
-        sizes = {"observation_size": 3, "action_size": 1}
-        contents[name] = {"state_dict": {}, "dsob_config": config % rate, "dsob_sizes": sizes}
     (folder / "suite.ckpt").write_text("name: suite\nmethods: {td3: []}\n")
     for name, content in contents.items():
         torch.save(content, folder / f"{name}.ckpt")

@@ -11,7 +11,8 @@ import torch
 import yaml
 
 import dsob_pl
-from dsob_pl.cli.foreign import check_foreign
+from dsob_pl.cli import main
+from dsob_pl.cli.foreign import importing_only, parts_named
 from dsob_pl.errors import UsageError
 
 MINE = """
@@ -51,42 +52,96 @@ def mine(project: Path) -> Path:
         "os.system",
         "builtins.eval",
         "functools.partial",
-        "mine.silent",
-        "mine.Anything",
+        "gymnasium.make",
         "torch.hub.load",
         "torch.load",
+        "torch.distributed.elastic.multiprocessing.subprocess_handler.SubprocessHandler",
         "numpy.load",
+        "dsob_pl.cli.main",
         3,
     ],
 )
-@pytest.mark.parametrize("key", ["critic_optimizer", "critic", "divergence"])
-def test_what_is_no_part_is_named_and_not_called(path: Any, key: str, project: Path) -> None:
-    config = {"model": {"class_path": "SobolevActorCritic", "init_args": {key: {"class_path": path, "init_args": {}}}}}
+def test_what_is_no_part_is_named(path: Any) -> None:
+    arguments = {"critic": {"class_path": path, "init_args": {}}}
     with pytest.raises(
-        UsageError, match=rf"^checkpoint 'a.ckpt': model\.init_args\.{key}: '{path}' is no class that a"
+        UsageError, match=rf"^checkpoint 'a.ckpt': model\.init_args\.critic: '{path}' is no part that a"
     ):
-        check_foreign(config, "a.ckpt")
-    assert not (project / "ran").exists()
+        parts_named({"model": {"class_path": "SobolevActorCritic", "init_args": arguments}}, "a.ckpt")
 
 
 @pytest.mark.parametrize(
-    "path", ["mine.Critic", "mine.annotated", "torch.optim.Adam", "dsob_pl.envs.RewardNoise", "MMD"]
+    "path",
+    ["mine.Critic", "mine.silent", "mine.Anything", "torch.optim.Adam", "dsob_pl.envs.RewardNoise", "MMD"],
 )
 def test_parts_of_one_s_own_and_of_the_libraries_are_parts(path: str) -> None:
-    check_foreign({"model": [{"class_path": path}]}, "a.ckpt")
+    assert parts_named({"model": [{"class_path": path}]}, "a.ckpt")
 
 
-def test_text_that_would_be_read_as_a_config_is_refused(project: Path) -> None:
-    (project / "critic.yaml").write_text("class_path: subprocess.getoutput")
-    for text in ("{class_path: subprocess.getoutput}", "critic.yaml"):
-        with pytest.raises(UsageError, match=r"model\.critic: expected a value, got a config"):
-            check_foreign({"model": {"critic": text}}, "a.ckpt")
-    check_foreign({"data": {"env_kwargs": {"xml_file": "ant.xml", "other": "gone.yaml"}}}, "a.ckpt")
+CALL = "{class_path: subprocess.getoutput, init_args: {cmd: touch ran}}"
+ESCAPED = r"""'{"class\x5fpath": "subprocess.getoutput", "init_args": {"cmd": "touch ran"}}'"""
+DOTS = "critic_optimizer.class_path: subprocess.getoutput, critic_optimizer.init_args.cmd: touch ran"
+HANDLER = (
+    "{class_path: torch.distributed.elastic.multiprocessing.subprocess_handler.SubprocessHandler, init_args: "
+    "{entrypoint: touch, args: [ran], env: {}, stdout: null, stderr: null, local_rank_id: 0}}"
+)
+MAKE = (
+    "{class_path: gymnasium.make, init_args: "
+    "{id: {id: X-v0, entry_point: 'subprocess:getoutput', kwargs: {cmd: touch ran}}}}"
+)
+TAGS = (
+    "trainer: {logger: {class_path: dsob_pl.tracking.MLflowLogger, init_args: {tags: "
+    "{a: '{class_', b: 'path: subprocess.getoutput, init_args: {cmd: touch ran}}'}}}}"
+)
+TAG = "trainer.logger.init_args.tags."
+CALLBACK = "trainer: {callbacks: [{class_path: lightning.pytorch.callbacks.LambdaCallback, init_args: {setup: "
+# Of the model, of the data, and the rest.
+SPELT = {
+    "plainly": ("critic_optimizer: " + CALL, "", ""),
+    "by an entry point": ("critic_optimizer: " + MAKE, "", ""),
+    "as text": (f"critic_optimizer: '{CALL}'", "", ""),
+    "with an escape": ("critic_optimizer: " + ESCAPED, "", ""),
+    "with dots": (DOTS, "", ""),
+    "in a file": ("critic_optimizer: notes.txt", "", ""),
+    "among arguments of the environment": ("gamma: 0.9", ", env_kwargs: {g: " + HANDLER + "}", ""),
+    "among defaults": (
+        "critic_optimizer: {class_path: torch.optim.Optimizer, init_args: {defaults: {x: " + HANDLER + "}}}",
+        "",
+        "",
+    ),
+    "by interpolation": ("critic_optimizer: '${" + TAG + "a}${" + TAG + "b}'", "", TAGS),
+    "as noise": ("gamma: 0.9", f", noise: [{MAKE}]", ""),
+    "in a callback": ("gamma: 0.9", "", CALLBACK + CALL + "}}]}"),
+    "by this package": ("critic: {class_path: dsob_pl.cli.main, init_args: {argv: [--version]}}", "", ""),
+}
+
+
+@pytest.mark.parametrize("how", SPELT)
+@pytest.mark.parametrize("command", [["evaluate", "--ckpt"], ["validate", "--ckpt_path"]], ids=lambda words: words[0])
+def test_a_command_in_a_checkpoint_is_not_run(
+    how: str, command: list[str], project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (project / "notes.txt").write_text("class_path: subprocess.getoutput\ninit_args: {cmd: touch ran}\n")
+    model, data, rest = SPELT[how]
+    config = "model: {class_path: dsob_pl.agents.SobolevActorCritic, init_args: {" + model + "}}\n"
+    config += "data: {env_id: Pendulum-v1" + data + "}\n" + rest
+    sizes = {"observation_size": 3, "action_size": 1}
+    torch.save({"state_dict": {}, "dsob_config": config, "dsob_sizes": sizes}, project / "a.ckpt")
+    assert main([*command, "a.ckpt"]) == 2
+    out, err = capfd.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert not (project / "ran").exists()
+
+
+def test_what_may_be_imported_is_as_before_afterwards() -> None:
+    from jsonargparse._common import parsing_settings
+
+    before = dict(parsing_settings)
+    with importing_only(["mine.Critic"]):
+        assert parsing_settings != before
+    assert dict(parsing_settings) == before
 
 
 def test_an_agent_with_a_part_of_one_s_own_is_loaded_and_one_that_is_gone_is_named(project: Path) -> None:
-    from dsob_pl.cli import main
-
     own = ["--model.critic=mine.Critic", "--model.critic.hidden=[8]", "--model.critic_optimizer=mine.annotated"]
     fit = ["fit", "--config", "base.yaml", "--trainer.logger=false", "--trainer.max_steps=30"]
     assert main([*fit, *own]) == 0

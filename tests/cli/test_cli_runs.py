@@ -231,6 +231,21 @@ def test_checkpoints_in_a_folder_of_ones_own_are_those_of_the_run(
     assert [point.step for point in history] == [30, 60, 90]
 
 
+def test_a_checkpoint_that_a_later_run_has_replaced_is_not_taken_for_the_earlier_one_s(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fit = ["fit", "--config", "base.yaml", "--checkpoint.dirpath=kept", "--trainer.max_steps=30"]
+    assert main(fit) == 0
+    (first,) = runs_of(project)
+    assert main([*fit, "--seed_everything=1"]) == 0
+    capfd.readouterr()
+    assert main(["evaluate", "--run", first.info.run_id, "--episodes=1"]) == 2
+    assert "which began later with the same checkpoint.dirpath" in capfd.readouterr().err
+    # Where there are no names, of the same environment at least.
+    assert main([*fit, "--trainer.logger=false", "--ckpt_path=last", "--data.env_id=InvertedDoublePendulum-v5"]) == 2
+    assert "there is no last.ckpt of an earlier run" in capfd.readouterr().err
+
+
 def test_the_last_checkpoint_without_a_logger_is_found(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
     fit = ["fit", "--config", "base.yaml", "--trainer.logger=false"]
     assert main([*fit, "--trainer.max_steps=30"]) == 0
