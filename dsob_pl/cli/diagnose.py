@@ -85,9 +85,11 @@ def explain(error: Exception, sources: list[Source], command: str, known: set[st
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """``error`` and what it was raised from, outermost first."""
+    """``error`` and what it was raised from, outermost first, each once: one that is raised anew is its own cause."""
     link: BaseException | None = error
-    while link is not None:
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
         yield link
         link = link.__cause__ or link.__context__
 
