@@ -70,7 +70,7 @@ from dsob_pl.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 # Names of runs and folders, and times, are not the same in two runs.
-DIFFERENT = ("dsob_run", "/files", "path", "dsob_config", "best_k_models", "speed/")
+DIFFERENT = ("dsob_run", "dsob_owner", "/files", "path", "dsob_config", "best_k_models", "speed/")
 
 
 def environment() -> dict[str, str]:
