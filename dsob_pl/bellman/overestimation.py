@@ -16,6 +16,11 @@ def _check_drop(name: str, drop: float) -> None:
         raise UsageError(f"{name}.drop: expected a fraction in [0, 1), got {drop}")
 
 
+def _kept(count: int, drop: float) -> int:
+    """How many of ``count`` samples are left; what is dropped is rounded down to whole ones."""
+    return count - math.floor(drop * count + 1e-9)
+
+
 def truncate(samples: Tensor, drop: float) -> Tensor:
     """Drops the samples of largest return, whole vectors at a time.
 
@@ -27,7 +32,7 @@ def truncate(samples: Tensor, drop: float) -> Tensor:
         ``[..., K, D]`` with ``K = M - floor(drop M)``, in ascending order of the return.
     """
     count = samples.shape[-2]
-    kept = count - math.floor(drop * count + 1e-9)
+    kept = _kept(count, drop)
     if kept == count:
         return samples
     # The order is that of the return, but whole rows are gathered: a return that lost its own gradient would be
@@ -52,7 +57,7 @@ def pooled(samples: Tensor, drop: float = 0.0) -> Tensor:
     """
     members, draws = samples.shape[0], samples.shape[-2]
     count = members * draws
-    kept = count - math.floor(drop * count + 1e-9)
+    kept = _kept(count, drop)
     together = samples.movedim(0, -3).flatten(-3, -2)  # [..., E*M, D]
     odd = torch.arange(count, device=samples.device) % draws % 2
     if kept == count:

@@ -81,7 +81,8 @@ class RecordRun(SaveConfigCallback):
                 )
                 described = {"env": experiment, which[0]: which[1], "command": command_line()}
                 own = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestAndLast)]
-                for place in [callback.asked_for for callback in own if callback.asked_for][:1]:
+                place = next((callback.asked_for for callback in own if callback.asked_for), None)
+                if place is not None:
                     described[CHECKPOINTS_TAG] = str(place)
                 logger.tags = {**git_tags(), **version_tags(), **described, **logger.tags}
                 for callback in own:
