@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -32,13 +31,16 @@ def read_suite(name: str, tracking_uri: str | None = None, score: str | None = N
     Raises:
         UsageError: there is no such store, suite or metric, or the suite has no runs. Nothing is created.
     """
-    client = _client(tracking_uri)
-    runs = _runs_of(client, name)
-    grid, own_score = read_grid(client, runs)
-    seeds = _seed_runs(runs)
+    # Not at the top: tables of committed results are read without MLflow and Lightning.
+    from dsob_pl.tracking.store import reading, resolve_tracking_uri
+
+    with reading(resolve_tracking_uri(tracking_uri)) as client:
+        runs = _runs_of(client, name)
+        grid, own_score = read_grid(client, runs)
+        seeds = _seed_runs(runs)
+        histories = {run.info.run_id: _histories(client, run) for run in seeds}
     if not seeds:
         raise UsageError(f"suite '{name}' has no runs of seeds yet; start it with python -m dsob_pl sweep")
-    histories = {run.info.run_id: _histories(client, run) for run in seeds}
     by_id = {run.info.run_id: run for run in runs}
     finals = pd.DataFrame([_final(name, run, _status(run, by_id), histories[run.info.run_id]) for run in seeds])
     curves = pd.concat([_curve(name, run, histories[run.info.run_id]) for run in seeds], ignore_index=True)
@@ -53,30 +55,16 @@ def read_suite(name: str, tracking_uri: str | None = None, score: str | None = N
     return results.scored_by(chosen)
 
 
-def _client(tracking_uri: str | None) -> Any:
-    # Not at the top: tables of committed results are read without MLflow and Lightning.
-    from dsob_pl.tracking.store import existing_client, resolve_tracking_uri
-
-    # A server that is not there is to be found out about in seconds, not minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    return existing_client(resolve_tracking_uri(tracking_uri))
-
-
 def _runs_of(client: Any, name: str) -> list[Any]:
     """All runs of the suite that are not superseded."""
-    from mlflow.exceptions import MlflowException
+    from dsob_pl.tracking.store import PARENT_TAG, SUPERSEDED_TAG, all_runs
 
-    from dsob_pl.tracking.store import PARENT_TAG, SUPERSEDED_TAG, all_runs, reason_of
-
-    try:
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None or experiment.lifecycle_stage == "deleted":
-            names = [e.name for e in client.search_experiments() if e.name != "Default"]
-            there = f" (there: {', '.join(sorted(names)[:10])})" if names else " (there is none yet)"
-            raise UsageError(f"there is no suite '{name}'{nearest(name, names) or there}")
-        runs = all_runs(client, [experiment.experiment_id])
-    except MlflowException as error:
-        raise UsageError(f"MLflow cannot be read: {reason_of(error)}") from error
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None or experiment.lifecycle_stage == "deleted":
+        names = [e.name for e in client.search_experiments() if e.name != "Default"]
+        there = f" (there: {', '.join(sorted(names)[:10])})" if names else " (there is none yet)"
+        raise UsageError(f"there is no suite '{name}'{nearest(name, names) or there}")
+    runs = all_runs(client, [experiment.experiment_id])
     gone = {run.info.run_id for run in runs if run.data.tags.get(SUPERSEDED_TAG) == "true"}
     return [r for r in runs if r.info.run_id not in gone and r.data.tags.get(PARENT_TAG) not in gone]
 
