@@ -20,7 +20,7 @@ from dsob_pl.experiments.record import (
 from dsob_pl.experiments.schedule import Watch
 from dsob_pl.experiments.suite import Cell, Suite
 from dsob_pl.experiments.table import Table
-from dsob_pl.experiments.worker import Job, Outcome, locked, outcome_of_ended
+from dsob_pl.experiments.worker import Job, Outcome, is_trained, locked, outcome_of_ended
 from dsob_pl.tracking.store import (
     SUPERSEDED_TAG,
     check_writable,
@@ -140,6 +140,9 @@ def _forget(client: object, job: Job, runs: Sequence[CellRun], again: str | None
     with locked(job) as free:
         if not free:
             raise UsageError(f"sweep: again: {job.cell.name} is being run by another sweep")
+        for run in given_up:
+            if not run.ended and is_trained(run):
+                raise UsageError(f"sweep: again: run {run.run_id} of {job.cell.name} is being trained")
         for run in given_up:
             supersede(client, run)
         for run_id in seeds:

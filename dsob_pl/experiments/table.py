@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any, TextIO
 
 from dsob_pl.experiments.worker import MARK, Job, Outcome, tail
-from dsob_pl.tracking.store import PARENT_TAG, all_runs
+from dsob_pl.tracking.store import PARENT_TAG, SUPERSEDED_TAG, all_runs
 
 _STEP = re.compile(r"step ([\d,]+)/([\d,]+)(?:.*? eta (\S+))?")
 _REFRESH_SECONDS, _SCORE_SECONDS = 2.0, 10.0
@@ -90,7 +90,8 @@ class Table:
         for run in sorted(runs, key=lambda run: run.info.start_time):
             metrics = run.data.metrics
             value = metrics.get(f"seeds/{kind}_mean", metrics.get(self.score))
-            if value is not None and run.data.tags.get("cell") in jobs:
+            given_up = run.data.tags.get(SUPERSEDED_TAG) == "true"
+            if value is not None and not given_up and run.data.tags.get("cell") in jobs:
                 self._scores[run.data.tags["cell"]] = value
 
     def state(self, job: Job) -> tuple[str, str]:

@@ -164,10 +164,11 @@ def _run(job: Job, lock: int, stop: Stop) -> Outcome:
                 supersede(client, old)
         if stop.is_set() and code != 0:
             return Outcome("stopped", ran=ran)
+        before = {run.run_id for run in runs} - ({cut_off[0].run_id} if cut_off else set())
         runs = cell_runs(client, job.cell.suite, job.cell.name).get(job.cell.name, [])
-        if code == 3:  # all seeds, by themselves; where others finished, so did the run
+        if code == 3:  # all of its seeds, by themselves; where others finished, so did the run
             for run in runs:
-                if run.status == "FAILED" and set(run.seeds) & set(left):
+                if run.status == "FAILED" and run.run_id not in before:
                     mark_failed(client, run)
                     run.failed = True
         if seeds_left(job.cell, runs) != left:
@@ -203,18 +204,30 @@ def _to_go_on_with(
     found = None
     cut_off = [run for run in reversed(runs) if not run.ended and set(run.seeds) & set(left)]
     for run in cut_off:
+        if is_trained(run):
+            raise _StillTrained
         folder = local_path(run.folder)
         if folder is None or not folder.is_dir():
             continue
-        hold = hold_folder(folder)
-        if hold is None:
-            raise _StillTrained
-        hold.release()
         checkpoint = folder / "checkpoints" / "last.ckpt"
         if found is None and run.run_id not in unusable and checkpoint.is_file():
             found = run, str(checkpoint)
     seeds = set(left if found is None else found[0].seeds)
     return found, [run for run in cut_off if set(run.seeds) & seeds and (found is None or run is not found[0])]
+
+
+def is_trained(run: CellRun) -> bool:
+    """Whether a process trains it at this moment, as far as this machine can tell."""
+    from dsob_pl.tracking.store import local_path
+
+    folder = local_path(run.folder)
+    if folder is None or not folder.is_dir():
+        return False
+    hold = hold_folder(folder)
+    if hold is None:
+        return True
+    hold.release()
+    return False
 
 
 def _train(job: Job, arguments: list[str], lock: int, stop: Stop) -> int:

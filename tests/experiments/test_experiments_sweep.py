@@ -459,6 +459,38 @@ def test_several_that_were_cut_off_are_all_gone_on_with(folder: Path) -> None:
     assert {run.status for run in after} == {"FINISHED"}
 
 
+POISON = """
+
+class Throttle(Throttle):
+    def on_train_batch_start(self, trainer, module, *_):
+        if Path("poison").exists():
+            Path("poison").unlink()
+            for parameter in module.parameters():
+                parameter.data.fill_(float("nan"))
+"""
+
+
+def test_what_broke_off_is_not_taken_for_diverged_because_another_run_of_the_cell_is(folder: Path) -> None:
+    """Of two runs that are left one is gone on with at a time; how that ends says nothing about the other."""
+    interrupted(folder, "--seeds", "0")
+    (folder / "fast").unlink()
+    Path(f"runs/toy/{CELLS[0].replace('/', '+')}.log").unlink()
+    interrupted(folder, "--seeds", "1")
+    first, second = cell_runs(client(), "toy")[CELLS[0]]
+    client().set_terminated(first.run_id, "FAILED")  # as where a disk is full
+    (folder / "throttle.py").write_text(THROTTLE + POISON)
+    (folder / "poison").touch()
+    process = sweep(*LONG)
+    _, err = process.communicate(timeout=200)
+    runs = {run.run_id: run for run in cell_runs(client(), "toy")[CELLS[0]]}
+    assert not (folder / "poison").exists()
+    assert {name: (run.status, run.failed) for name, run in runs.items()} == {
+        first.run_id: ("FINISHED", False),
+        second.run_id: ("FAILED", True),
+    }
+    assert process.returncode == 0, err
+
+
 def test_a_run_that_somebody_goes_on_with_by_hand_is_left_to_them(folder: Path) -> None:
     interrupted(folder)
     (run,) = cell_runs(client(), "toy")[CELLS[0]]
@@ -468,6 +500,14 @@ def test_a_run_that_somebody_goes_on_with_by_hand_is_left_to_them(folder: Path) 
     assert run_cell(job, wait=False).state == "busy"
     (same,) = cell_runs(client(), "toy")[CELLS[0]]
     assert (same.run_id, same.status) == (run.run_id, "KILLED")
+    client().update_run(run.run_id, "RUNNING")  # as it is while `fit --ckpt_path` trains
+    process = sweep(*LONG, "--again", "all")
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 2
+    assert err.strip() == f"dsob_pl: error: sweep: again: run {run.run_id} of {CELLS[0]} is being trained"
+    (same,) = cell_runs(client(), "toy")[CELLS[0]]
+    assert (same.run_id, same.status) == (run.run_id, "RUNNING")
+    client().set_terminated(run.run_id, "KILLED")
     hold.release()
     assert run_cell(job).state == "finished"
     check_cells([CELLS[0]], list(range(10, 101, 10)))
