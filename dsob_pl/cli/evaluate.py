@@ -67,7 +67,7 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     data = config.get("data", {})
     env_id = options.env_id or data["env_id"]
     env_kwargs = evaluation_env_kwargs(data) if options.env_id is None else None
-    noise = [] if options.clean else build_noise(config)
+    noise = [] if options.clean else build_noise(config, own_env=options.env_id is None)
     first = data.get("evaluation_seed", 10_000) if options.seed is None else options.seed
     gamma = float(getattr(agent, "gamma", 1.0))
 

@@ -14,6 +14,7 @@ import lightning as L
 import yaml
 
 from dsob_pl.cli.foreign import denied, importing_only, parts_named
+from dsob_pl.envs import in_units_of
 from dsob_pl.errors import UsageError, nearest
 from dsob_pl.seeds import compact_seeds
 from dsob_pl.tracking.store import (
@@ -230,8 +231,12 @@ def evaluation_env_kwargs(data: dict[str, Any]) -> dict[str, Any] | None:
     return evaluation_kwargs(data.get("env_kwargs"), data.get("evaluation_env_kwargs"))
 
 
-def build_noise(config: dict[str, Any]) -> list[Callable[[gymnasium.Env], gymnasium.Env]]:
-    """The wrappers of a config's ``data.noise``, none where it has none.
+def build_noise(config: dict[str, Any], own_env: bool = True) -> list[Callable[[gymnasium.Env], gymnasium.Env]]:
+    """The wrappers of a config's ``data.noise`` as its evaluations have them, none where it has none.
+
+    Args:
+        config: of a run.
+        own_env: they are for the environment of the run, not for another.
 
     Raises:
         UsageError: a class that is not there any more, or that takes other arguments.
@@ -246,10 +251,12 @@ def build_noise(config: dict[str, Any]) -> list[Callable[[gymnasium.Env], gymnas
     parser.add_argument("--noise", type=list[Callable[[gymnasium.Env], gymnasium.Env]])
     try:
         with importing_only(parts_named({"data": {"noise": given}}, "config")):
-            return parser.instantiate(parser.parse_object({"noise": given})).noise
+            noise = parser.instantiate(parser.parse_object({"noise": given})).noise
     except UsageError:
         raise
     except (ArgumentError, TypeError, ValueError, ImportError) as error:
         raise UsageError(
             f"the checkpoint's data.noise cannot be built: {' '.join(str(error).split())[:300]}"
         ) from error
+    data = config.get("data") or {}
+    return in_units_of(noise, data.get("env_kwargs")) if own_env and data.get("evaluation_env_kwargs") else noise

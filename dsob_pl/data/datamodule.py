@@ -20,7 +20,7 @@ from dsob_pl.data.episodes import is_held_out, split_held_out, trajectories
 from dsob_pl.data.on_disk import FILES_KEY, ReplayOnDisk
 from dsob_pl.data.replay import Counted, build_replay, load_replay, load_replay_state, replay_state, transitions
 from dsob_pl.data.stream import EnvironmentSteps, SingleItem, Step
-from dsob_pl.envs import Episodes, make_env, run_episodes
+from dsob_pl.envs import Episodes, in_units_of, make_env, run_episodes
 from dsob_pl.errors import UsageError
 
 
@@ -236,7 +236,9 @@ class ReplayDataModule(ReplayOnDisk, L.LightningDataModule):
 
     def _make_evaluation_env(self, clean: bool = False) -> gymnasium.Env:
         kwargs = evaluation_kwargs(self.env_kwargs, self.evaluation_env_kwargs)
-        return make_env(self.env_id, env_kwargs=kwargs, noise=None if clean else self.noise)
+        # Training's noise, whatever the environment's other arguments.
+        noise = self.noise if self.evaluation_env_kwargs is None else in_units_of(self.noise, self.env_kwargs)
+        return make_env(self.env_id, env_kwargs=kwargs, noise=None if clean else noise)
 
     def _check_evaluation_env(self) -> None:
         try:

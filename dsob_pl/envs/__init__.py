@@ -8,6 +8,7 @@ from dsob_pl.envs.noise import (
     ObservationNoise,
     RandomPushes,
     RewardNoise,
+    in_units_of,
     state_spread,
 )
 from dsob_pl.envs.problems import (
@@ -81,6 +82,7 @@ __all__ = [
     "env_name",
     "environment_state",
     "flat_observation",
+    "in_units_of",
     "join_environments",
     "make_env",
     "normalized_score",

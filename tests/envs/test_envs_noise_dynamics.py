@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import gymnasium
@@ -9,8 +10,11 @@ import mujoco
 import numpy as np
 import pytest
 
+from dsob_pl.cli.loading import build_noise
+from dsob_pl.data import ReplayDataModule
 from dsob_pl.envs import DynamicsNoise, PointMass, ProblemEnv, make_env, state_spread
 from dsob_pl.envs.noise.state import simulator_state
+from dsob_pl.errors import UsageError
 
 MUJOCO = ["Walker2d-v5", "InvertedPendulum-v5", "Ant-v5"]
 
@@ -162,3 +166,46 @@ def test_what_no_step_moves_is_left_alone() -> None:
         env.step(np.zeros(2, np.float32))
     np.testing.assert_array_equal(env.unwrapped.data.qpos[2:], target)  # type: ignore[attr-defined]
     assert (np.abs(env.unwrapped.data.qpos[:2] - arm) > 0.1).any()  # type: ignore[attr-defined]
+
+
+CLIFF = {"gust_probability": 0.1, "spread": 1.75}
+OWN = {"spread": 0.2}
+
+
+def test_training_and_evaluation_have_the_same_noise_though_their_environments_differ() -> None:
+    """The states of CLIFF spread twice as far where an episode begins all over the plane."""
+    training, evaluation = (gymnasium.make("dsob_pl/Cliff-v0", **{**CLIFF, **own}) for own in ({}, OWN))
+    unit, other = state_spread(training), state_spread(evaluation)
+    assert (unit > 1.3 * other).all()
+    data = ReplayDataModule("dsob_pl/Cliff-v0", env_kwargs=CLIFF, evaluation_env_kwargs=OWN, noise=[DynamicsNoise])
+    data.setup("fit")
+    config = {
+        "data": {
+            "env_kwargs": CLIFF,
+            "evaluation_env_kwargs": OWN,
+            "noise": [{"class_path": "dsob_pl.envs.DynamicsNoise", "init_args": {"scale": 0.02}}],
+        }
+    }
+    again = make_env("dsob_pl/Cliff-v0", env_kwargs={**CLIFF, **OWN}, noise=build_noise(config))
+    for env in (data._make_env(), data.evaluation_env, again):
+        np.testing.assert_array_equal(deviation_of(env), 0.02 * unit)
+    elsewhere = make_env("dsob_pl/Cliff-v0", env_kwargs={**CLIFF, **OWN}, noise=build_noise(config, own_env=False))
+    np.testing.assert_array_equal(deviation_of(elsewhere), 0.02 * other)
+    data.teardown("fit")
+
+
+def deviation_of(env: gymnasium.Env) -> np.ndarray:
+    while not isinstance(env, DynamicsNoise):
+        env = env.env  # type: ignore[attr-defined]
+    return env._deviation
+
+
+def test_where_the_unit_is_measured_is_part_of_the_spec() -> None:
+    env = DynamicsNoise(gymnasium.make("InvertedPendulum-v5"), spread_kwargs={"frame_skip": 1})
+    assert env.spec is not None
+    again = gymnasium.make(pickle.loads(pickle.dumps(env.spec)))
+    np.testing.assert_array_equal(deviation_of(again), deviation_of(env))
+    plain = deviation_of(DynamicsNoise(gymnasium.make("InvertedPendulum-v5")))
+    assert not np.allclose(deviation_of(env), plain)
+    with pytest.raises(UsageError, match=r"spread_kwargs: no environment can be made with \{'nothing': 1\}"):
+        DynamicsNoise(gymnasium.make("InvertedPendulum-v5"), spread_kwargs={"nothing": 1})
