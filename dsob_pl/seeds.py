@@ -37,6 +37,8 @@ def parse_seeds(value: Any) -> list[int]:
         if last - first >= _MOST:
             raise UsageError(f"seeds: '{text}' are {last - first + 1} seeds; at most {_MOST} fit into one process")
         seeds += range(first, last + 1)
+    if len(seeds) > _MOST:
+        raise UsageError(f"seeds: '{value}' are {len(seeds)} seeds; at most {_MOST} fit into one process")
     if not seeds:
         raise UsageError(f"seeds: no seed in '{value}'; {_EXPECTED}")
     twice = next((seed for i, seed in enumerate(seeds) if seed in seeds[:i]), None)

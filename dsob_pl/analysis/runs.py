@@ -123,6 +123,8 @@ def _final(suite: str, run: Any, status: str, histories: dict[str, dict[int, flo
     steps = max((step for history in histories.values() for step in history), default=0)
     kappas = [value for value in histories.get(_GAMMA_KAPPA, {}).values() if not np.isnan(value)]
     per_step, warmup = (_number(params.get(f"data.{name}")) for name in ("updates_per_step", "warmup_steps"))
+    if params.get("data.collect") == "False":  # from what is there already: every step updates
+        warmup = 0.0
     return {
         "suite": suite,
         **factors_of(tags),

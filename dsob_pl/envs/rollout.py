@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import NamedTuple
 
 import gymnasium
@@ -15,7 +17,10 @@ from dsob_pl.envs.stepping import EnvironmentFailed, env_name, reset_environment
 from dsob_pl.envs.visits import VisitRecorder, Visits
 from dsob_pl.errors import RunFailed
 
+log = logging.getLogger(__name__)
+
 LONGEST_EPISODE = 1_000_000
+LONG_EPISODE = 10_000  # several times the time limit of any task of gymnasium
 
 
 class Episodes(NamedTuple):
@@ -80,6 +85,8 @@ def run_episodes(
             terminated[i] = ended
             if not (ended or cut):
                 still_running.append(i)
+            if lengths[i] == LONG_EPISODE:
+                tell_long_episode()
             if lengths[i] >= LONGEST_EPISODE:
                 raise RunFailed(
                     f"evaluation: an episode of {env_name(envs[i])} has not ended after {lengths[i]} steps; "
@@ -93,6 +100,15 @@ def run_episodes(
         torch.from_numpy(first),
         torch.from_numpy(terminated),
         recorder.visits(range(n), gamma, observations),
+    )
+
+
+@cache  # once is enough
+def tell_long_episode() -> None:
+    """Says that an evaluation episode goes on and on: without a time limit it may never end."""
+    log.warning(
+        "evaluation: an episode has not ended after %d steps; data.env_kwargs.max_episode_steps would end it",
+        LONG_EPISODE,
     )
 
 

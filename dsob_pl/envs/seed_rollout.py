@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsob_pl.envs.rollout import LONGEST_EPISODE, Episodes
+from dsob_pl.envs.rollout import LONG_EPISODE, LONGEST_EPISODE, Episodes, tell_long_episode
 from dsob_pl.envs.rows import EnvironmentRows
 from dsob_pl.envs.visits import VisitRecorder
 from dsob_pl.errors import RunFailed
@@ -77,6 +77,8 @@ def run_seed_episodes(
         running[moving] = ~(reached.terminated | reached.truncated)
         for place, reason in reached.failures.items():
             give_up(int(moving[place]), reason)
+        if step == LONG_EPISODE:
+            tell_long_episode()
         if step >= LONGEST_EPISODE:
             for row in np.flatnonzero(running).tolist():
                 give_up(row, f"an episode has not ended after {step} steps; set data.env_kwargs.max_episode_steps")

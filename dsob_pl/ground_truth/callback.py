@@ -137,7 +137,7 @@ class GroundTruth(L.Callback):
             self.score(trainer, pl_module)
         if self.figure_pairs:
             n = self.figure_pairs
-            learned = pl_module.sobolev_returns(self._s[:n], self._a[:n], self.samples)[0]
+            learned = self._learned(pl_module, n)[0]
             titles = [f"s = {_short(s)}, a = {_short(a)}" for s, a in zip(self._s[:n], self._a[:n])]
             figure = truth_figure(learned, self.truth(pl_module)[:n], self._problem.observation_size, titles)
             log_figure(trainer, figure, "figures/ground_truth.png")
@@ -157,12 +157,15 @@ class GroundTruth(L.Callback):
             )
         return self._truth
 
+    def _learned(self, agent: SobolevActorCritic, pairs: int) -> Tensor:
+        """Samples ``[E, pairs, samples, 1+S+A]`` of each critic; a deterministic one has one, not many equal ones."""
+        learned = agent.sobolev_returns(self._s[:pairs], self._a[:pairs], self.samples)
+        return learned if agent.critic.noise_size else learned[:, :, :1]
+
     def score(self, trainer: L.Trainer, agent: SobolevActorCritic) -> dict[str, float]:
         """Compares, logs and remembers; the names are those of the glossary."""
         truth, size = self.truth(agent), self._problem.observation_size
-        learned = agent.sobolev_returns(self._s, self._a, self.samples)
-        if not agent.critic.noise_size:
-            learned = learned[:, :, :1]
+        learned = self._learned(agent, len(self._s))
         full = agent.order is SobolevOrder.STATE_ACTION
         members = [scores(member, truth, size, state=full) for member in learned]
         metrics = {f"truth/{name}": torch.stack([m[name] for m in members]).mean() for name in members[0]}

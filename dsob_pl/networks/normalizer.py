@@ -15,7 +15,8 @@ class RunningNormalizer(nn.Module):
     Args:
         size: D.
         clip: normalised values are limited to [-clip, clip]; infinity leaves them alone.
-        minimum_std: lower bound of the standard deviation, for components that never move.
+        minimum_std: lower bound of the standard deviation, for components that hardly move: noise of a constant is not
+            blown up. A component given in so large a unit that it spreads by less comes out smaller than the others.
     """
 
     mean: Tensor

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 class KnownDynamics(WorldModel):
     """The right model: steps the problem that the environment is made of, in the networks' units. Nothing is learned.
 
+    Right within ten standard deviations of the observations seen: an agent clips what lies farther off, and from a
+    clipped state there is no way back to the one that it was.
+
     Args:
         observation_size: S.
         action_size: A.

@@ -236,6 +236,7 @@ BAD = {
     "twice": (["--seeds=0-4,3"], ["seeds: 3 is given twice"]),
     "too large": (["--seeds=0,4294967296"], ["seeds: expected integers from 0 to 2^32 - 1, got 4294967296"]),
     "too many": (["--seeds=0-100000"], ["seeds: '0-100000' are 100001 seeds; at most 1000"]),
+    "too many together": (["--seeds=0-599,600-1199"], ["seeds: '0-599,600-1199' are 1200 seeds; at most 1000"]),
     "both": (["--seeds=0-1", "--seed_everything=0"], ["seed_everything: cannot be given together with seeds"]),
     "misspelt": (["--sedes=0-1"], ["sedes", "'seeds'"]),
     "optimizer": (["--seeds=0-1", "--model.critic_optimizer=torch.optim.LBFGS"], ["model.critic_optimizer", "LBFGS"]),

@@ -84,6 +84,15 @@ def test_the_first_observation_has_noise_too_and_keeps_its_type() -> None:
     assert len(set(first.tolist())) == 3
 
 
+def test_an_environment_that_gives_integers_has_them_multiplied_and_not_cut_off() -> None:
+    env = Echo()
+    env.reset = lambda **_: (np.array([3, 7, 100]), {})  # type: ignore[method-assign]
+    noisy = ObservationNoise(env, 0.2)
+    seen = np.stack([noisy.reset()[0] for _ in range(400)])
+    assert seen.dtype == np.float32
+    np.testing.assert_allclose(seen.mean(0), [3, 7, 100], rtol=0.02)
+
+
 def test_the_space_of_observations_grows_by_what_can_be_seen() -> None:
     np.testing.assert_allclose(ObservationNoise(Echo(), 0.5).observation_space.low, -3.0)  # type: ignore[attr-defined]
     np.testing.assert_allclose(ObservationNoise(Echo(), 0.5).observation_space.high, 6.0)  # type: ignore[attr-defined]

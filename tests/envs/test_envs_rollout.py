@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dsob_pl.envs import make_env, run_episodes
+from dsob_pl.envs import join_environments, make_env, rollout, run_episodes, run_seed_episodes, seed_rollout
 from dsob_pl.errors import RunFailed
 
 GAMMA = 0.97
@@ -77,3 +77,35 @@ def test_failures_name_the_environment_and_the_step() -> None:
         run_episodes([make_env("Hopper-v5")], lambda o: torch.full((len(o), 3), torch.nan), [0], GAMMA)
     with pytest.raises(ValueError, match="environment per seed"):
         run_episodes([make_env("Pendulum-v1")], lambda o: torch.ones(len(o), 1), [0, 1], GAMMA)
+
+
+class Endless(gymnasium.Env):
+    """Costs nothing and never ends."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_an_episode_without_end_is_told_of_once_and_given_up(together, monkeypatch, caplog) -> None:
+    rollout.tell_long_episode.cache_clear()
+    for module in (rollout, seed_rollout):
+        monkeypatch.setattr(module, "LONG_EPISODE", 20)
+        monkeypatch.setattr(module, "LONGEST_EPISODE", 50)
+    envs = [Endless(), Endless()]
+    if together:
+        rows = join_environments(envs)
+        _, failures = run_seed_episodes(rows, lambda o: torch.zeros(2, 1, 1), [0], GAMMA)
+        assert set(failures) == {0, 1}
+        assert "has not ended after 50 steps; set data.env_kwargs.max_episode_steps" in failures[0]
+    else:
+        with pytest.raises(RunFailed, match=r"has not ended after 50 steps; set data\."):
+            run_episodes(envs, lambda o: torch.zeros(len(o), 1), [0, 1], GAMMA)
+    (record,) = caplog.records
+    assert "has not ended after 20 steps; data.env_kwargs.max_episode_steps would end it" in record.getMessage()

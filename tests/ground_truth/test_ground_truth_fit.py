@@ -100,12 +100,17 @@ def test_mlflow_has_the_scores_and_the_figure():
     assert Path(run.info.artifact_uri, "figures", "ground_truth.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_deterministic_critic_is_one_sample_without_spread():
+def test_a_deterministic_critic_is_one_sample_without_spread(monkeypatch):
+    figures, draw = [], callback.truth_figure
+    monkeypatch.setattr(callback, "truth_figure", lambda *x: figures.append(draw(*x)) or figures[-1])
     scores = scored(fit(LQ, options=["--model.init_args.critic.init_args.noise_size=0"]))
     assert list(scores) == STEPS
     for row in scores.values():
         assert row["return_spread"] == row["gradient_spread"] == 0
         assert all(math.isfinite(value) for value in row.values())
+    (figure,) = figures
+    points = [len(drawn.get_offsets()) for axis in figure.axes for drawn in axis.collections]
+    assert points == [64, 1] * 2  # the truth's samples and one diamond, at each of two pairs
 
 
 def test_a_learned_model_is_scored_too(capfd):

@@ -54,7 +54,9 @@ class ObservationNoise(Noise):
 
     def _noisy(self, observation: np.ndarray) -> np.ndarray:
         x = np.asarray(observation)
-        return (x * self.generator.uniform(1.0 - self.scale, 1.0 + self.scale, x.shape)).astype(x.dtype)
+        noisy = x * self.generator.uniform(1.0 - self.scale, 1.0 + self.scale, x.shape)
+        # The space's, not the observation's: an environment that gives integers would have them cut off.
+        return noisy.astype(self.observation_space.dtype)
 
 
 class ActionNoise(Noise):
