@@ -22,6 +22,7 @@ from dsob_pl.analysis.text import interval
 RESULTS = Path(__file__).resolve().parent / "results"
 # Return, environment steps.
 GOALS = {"pendulum": (-200, 2500), "inverted_pendulum": (950, 5000), "inverted_double_pendulum": (9000, 15000)}
+NOISES = ("none", "observation", "dynamics", "action", "reward")
 DEFAULT_METHOD = "mmd_anchored_state_action"
 # The default of conf/pendulum.yaml, and what it was: suite in conf/suite/, method there, and as the table names it.
 DEFAULTS = [
@@ -69,7 +70,7 @@ def control_table() -> str:
         "at the end",
     ]  # fmt: skip
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    for task, noise, (suite, method, label) in itertools.product(GOALS, ("none", "observation", "dynamics"), DEFAULTS):
+    for task, noise, (suite, method, label) in itertools.product(GOALS, NOISES, DEFAULTS):
         own = {"task": task, "noise": noise, "method": method}
         cells, curves = (_where(table, own) for table in (suites[suite].cells, suites[suite].curves))
         if curves.empty or not cells["state"].isin(["complete", "incomplete"]).any():
@@ -99,10 +100,11 @@ def control_methods_table(suite: str = "control") -> str:
     rows = compare(results, DEFAULT_METHOD if DEFAULT_METHOD in known else None).tasks
     ended = results.ended[["task", "noise", "method", "seed"]]
     curves = results.curves.merge(ended, on=list(ended.columns))
-    lines = [
-        "| task | noise | method | seeds | met the goal | in environment steps | last evaluation | area under the curve |"
-    ]
-    lines.append("|---|---|---|---|---|---|---|---|")
+    names = [
+        "task", "noise", "method", "targets; pessimism", "seeds", "met the goal", "in environment steps",
+        "last evaluation", "area under the curve",
+    ]  # fmt: skip
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for (task, noise), group in rows.groupby(["task", "noise"], sort=False):
         if len(group) < 2:
             continue
@@ -113,7 +115,8 @@ def control_methods_table(suite: str = "control") -> str:
             first = sorted(met.groupby("seed")["environment_step"].min())
             when = f"{first[0]:,} to {first[-1]:,}" if first else ""
             score, area = (interval(estimate_of(row, name)) for name in ("score", "area"))
-            cells = [task, noise, row["method"], row["seeds"], f"{len(first)} of {row['seeds']}", when, score, area]
+            reached = f"{len(first)} of {row['seeds']}"
+            cells = [task, noise, row["method"], row["setting"], row["seeds"], reached, when, score, area]
             lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
     return "\n".join(lines)
 

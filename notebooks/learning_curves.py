@@ -1,12 +1,14 @@
-"""Draws how the default of conf/pendulum.yaml learns its tasks under each noise: the figure of the README.
+"""Draws the two figures of learning in the README: the default on its tasks under each noise, and all methods on SUMMIT(5).
 
     python notebooks/learning_curves.py
 
-From results/compare/default/, the tables that `report` writes after a sweep of conf/suite/default.yaml; nothing is run.
+From results/compare/, the tables that `report` writes after sweeps of conf/suite/default.yaml and conf/suite/summit.yaml;
+nothing is run. Each file says in itself of what data it was made, so that a test can tell an old one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -19,6 +21,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 from compare_tables import DEFAULTS, GOALS, RESULTS  # noqa: E402
 
 from dsob_pl.analysis import read_csv  # noqa: E402
+from dsob_pl.analysis.comparison import compare  # noqa: E402
+from dsob_pl.analysis.figures import learning_curves  # noqa: E402
 from dsob_pl.analysis.panels import new_figure  # noqa: E402
 from dsob_pl.analysis.statistics import interquartile_mean  # noqa: E402
 
@@ -27,7 +31,13 @@ TITLES = {
     "inverted_pendulum": "InvertedPendulum-v5",
     "inverted_double_pendulum": "InvertedDoublePendulum-v5",
 }
-COLOURS = {"none": "#1b6ca8", "observation": "#c8553d", "dynamics": "#5b8c5a"}
+COLOURS = {
+    "none": "#1b6ca8",
+    "observation": "#c8553d",
+    "dynamics": "#5b8c5a",
+    "action": "#8e6bb0",
+    "reward": "#b58a2b",
+}
 
 
 def figure(curves: pd.DataFrame) -> Figure:
@@ -52,6 +62,26 @@ def figure(curves: pd.DataFrame) -> Figure:
     return drawn
 
 
+def digest(suite: str) -> str:
+    """Of the learning curves of ``suite``."""
+    return hashlib.sha256((RESULTS / "compare" / suite / "curves.csv").read_bytes()).hexdigest()
+
+
+def default_figure() -> Figure:
+    """Of the default."""
+    return figure(read_csv(RESULTS / "compare" / "default").curves)
+
+
+def summit_figure() -> Figure:
+    """Of all methods on SUMMIT(5), as the report draws it."""
+    return learning_curves(compare(read_csv(RESULTS / "compare" / "summit"), "mage"), "summit_5", "none")
+
+
+# File: suite, what draws it, dots per inch.
+FIGURES = {"learning_curves.png": ("default", default_figure, 130), "summit.png": ("summit", summit_figure, 120)}
+SOURCE = "curves.csv, sha256"
+
 if __name__ == "__main__":
-    place = ROOT / "notebooks" / "figures" / "learning_curves.png"
-    figure(read_csv(RESULTS / "compare" / "default").curves).savefig(place, dpi=130)
+    for name, (suite, draw, dots) in FIGURES.items():
+        place = ROOT / "notebooks" / "figures" / name
+        draw().savefig(place, dpi=dots, facecolor="white", metadata={SOURCE: digest(suite)})

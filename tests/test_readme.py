@@ -116,6 +116,15 @@ def test_the_tables_of_the_comparison_are_those_of_the_recorded_runs(name):
     assert shown(name) == study_of("compare_tables").tables()[name]
 
 
+def test_the_figures_of_learning_are_of_the_recorded_runs():
+    from PIL import Image
+
+    study = study_of("learning_curves")
+    for name, (suite, _, _) in study.FIGURES.items():
+        with Image.open(ROOT / "notebooks" / "figures" / name) as image:
+            assert image.info[study.SOURCE] == study.digest(suite), f"{name}: python notebooks/learning_curves.py"
+
+
 def test_the_table_of_td3_is_that_of_the_recorded_runs():
     study = study_of("sb3_check")
     assert study.read()

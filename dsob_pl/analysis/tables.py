@@ -32,6 +32,15 @@ _NUMBERS = (
     "steps",
     "gamma_kappa",
 )
+_OWN = ("suite", *FACTORS, "seed")
+# Always written; a metric has a column where any run has it, and a data setting since reports tell it.
+_WRITTEN = {
+    "curves.csv": (*_OWN, "environment_step"),
+    "finals.csv": (*_OWN, "status", "environment_step", "wall_clock_seconds", "updates", "steps", "gamma_kappa", "run",
+                   "commit", "dirty", "command"),
+    "cells.csv": ("suite", "score", "cell", *FACTORS, "seeds", "state", "missing_seeds", "failed_seeds", "in_grid",
+                  "command", "versions"),
+}  # fmt: skip
 DIGITS = 6  # that count, in tables as in files: a page made from files is the one made from MLflow
 
 
@@ -108,16 +117,27 @@ def read_csv(folder: str | Path) -> Results:
     """
     tables = [_read(Path(folder) / name) for name in FILES]
     curves, finals, cells = tables
-    wanted = {"suite", *FACTORS}
-    for name, table, more in zip(FILES, tables, ({"environment_step"}, {"status"}, {"score"})):
-        lacking = sorted((wanted | more) - set(table))
+    for name, table in zip(FILES, tables):
+        lacking = [column for column in _WRITTEN[name] if column not in table]
         if lacking:
             raise UsageError(f"'{Path(folder) / name}' has no column '{lacking[0]}'; expected a file that report wrote")
     if finals.empty or cells.empty:
         raise UsageError(f"'{folder}' has no runs in its tables")
+    score = str(cells["score"].iloc[0])
+    for name, table, key in zip(FILES, tables, ([*FACTORS, "seed", "environment_step"], [*FACTORS, "seed"], FACTORS)):
+        twice = table.loc[table.duplicated(key), key]
+        if not twice.empty:
+            row = "/".join(str(value) for value in twice.iloc[0])
+            raise UsageError(f"'{Path(folder) / name}' has two rows of {row}; expected a file that report wrote")
+        if name != "cells.csv" and score not in table:
+            raise UsageError(f"'{Path(folder) / name}' has no column '{score}', which cells.csv names as the score")
+    known = set(cells[FACTORS].itertuples(index=False, name=None))
+    unknown = [row for row in finals[FACTORS].itertuples(index=False, name=None) if row not in known]
+    if unknown:
+        raise UsageError(f"'{Path(folder) / 'cells.csv'}' has no row of {'/'.join(unknown[0])}, which finals.csv has")
     for name in set(COLUMNS) - set(cells):  # of a data setting, which older reports did not tell
         cells[name] = ""
-    return Results(str(cells["suite"].iloc[0]), str(cells["score"].iloc[0]), curves, finals, cells)
+    return Results(str(cells["suite"].iloc[0]), score, curves, finals, cells)
 
 
 def _read(path: Path) -> pd.DataFrame:

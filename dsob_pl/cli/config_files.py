@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,11 +91,22 @@ def parse(text: str, name: str) -> dict[str, Any]:
     if not isinstance(tree, dict):
         found = "empty" if tree is None else f"a {type(tree).__name__}"
         raise UsageError(f"{name} is {found}; expected keys such as model:, data: and trainer:")
+    _check_ends(tree, name, ())
     return tree
 
 
+def _check_ends(value: Any, name: str, above: tuple[int, ...]) -> None:
+    """Raises UsageError where an alias stands within what it stands for: such a config goes on for ever."""
+    if not isinstance(value, (dict, list)):
+        return
+    if id(value) in above:
+        raise UsageError(f"{name}: an alias (*name) stands within what it stands for")
+    for item in value.values() if isinstance(value, dict) else value:
+        _check_ends(item, name, (*above, id(value)))
+
+
 def _options(arguments: list[str]) -> dict[str, Any]:
-    """``--a.b=v`` and ``--a.b v`` as nested dictionaries; the values stay text."""
+    """``--a.b=v`` and ``--a.b v`` as nested dictionaries; values stay text but where they name parts themselves."""
     tree: dict[str, Any] = {}
     for i, argument in enumerate(arguments):
         if not argument.startswith("--"):
@@ -110,11 +122,22 @@ def _options(arguments: list[str]) -> dict[str, Any]:
                 # --model=Class --model.key=value
                 child = node[parent] = {"class_path": child} if isinstance(child, str) else {}
             node = child
-        if isinstance(node.get(last), dict):
-            node[last]["class_path"] = value
+        content = _nested(value)
+        if isinstance(node.get(last), dict) and isinstance(content, str):
+            node[last]["class_path"] = content
         else:
-            node[last] = value
+            node[last] = content
     return tree
+
+
+def _nested(value: str) -> Any:
+    """``{"class_path": ...}`` or a list of such as what it says, any other text as it is."""
+    if not re.match(r"\[?\s*\{", value):
+        return value
+    try:
+        return yaml.load(value, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError:
+        return value
 
 
 def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -56,7 +56,7 @@ def sweep(arguments: list[str]) -> int:
     """Runs the subcommand and returns its exit code.
 
     Raises:
-        UsageError: bad options, a suite that is not right, or cells that have run with other settings.
+        UsageError: bad options, a suite or a cell that is not right, or cells that have run with other settings.
         RunFailed: cells that failed or died, named.
     """
     options = parser().read(arguments)
@@ -78,8 +78,10 @@ def sweep(arguments: list[str]) -> int:
         chosen, grid = ([_with_threads(cell, options.threads) for cell in cells] for cells in (chosen, grid))
     from mlflow.exceptions import MlflowException
 
+    from dsob_pl.cli.sweep_check import check_cells
     from dsob_pl.experiments.sweep import Sweep, run_sweep
 
+    check_cells(chosen, environments=options.on == "local")
     plan = Sweep(suite, grid, chosen, options.again, options.threads or 1)
     if options.dry_run:
         return _list(plan)

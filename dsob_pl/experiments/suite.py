@@ -23,7 +23,7 @@ FACTORS = ("task", "method", "noise")
 DEFAULT_SCORE = "eval/return_mean"
 # Options of `fit` that a sweep gives itself.
 _TAKEN = ("config", "seeds", "seed_everything", "ckpt_path", "trainer.logger", "checkpoint.dirpath")
-_NAME = re.compile(r"[\w.+-]+")
+_NAME = re.compile(r"(?!\.+$)[\w.+-]+")  # not . or .., which are folders
 _FILES = "expected a config file, or a list of config files and options"
 
 Options = tuple[tuple[str, str], ...]

@@ -27,6 +27,7 @@ from dsob_pl.tracking.store import (
     creation_lock,
     database_path,
     mlflow_client,
+    reading,
     resolve_tracking_uri,
 )
 
@@ -59,7 +60,10 @@ def recorded(suite: Suite) -> dict[str, list[CellRun]]:
     """The runs of the cells of ``suite``, by the cell's name; makes no database where there is none."""
     uri = resolve_tracking_uri(None)
     path = database_path(uri)
-    return {} if path is not None and not path.is_file() else cell_runs(_client(uri), suite.name)
+    if path is None:  # a server, which may not be there
+        with reading(uri) as client:
+            return cell_runs(client, suite.name)
+    return cell_runs(_client(uri), suite.name) if path.is_file() else {}
 
 
 def run_sweep(sweep: Sweep, runner: Runner, stop: Event) -> dict[str, Outcome]:

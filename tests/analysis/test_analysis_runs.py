@@ -155,13 +155,33 @@ def test_tables_of_before_risk_was_told_are_read(results, tmp_path):
     assert (read_csv(tmp_path).cells["risk"] == "").all()
 
 
+def rewrite(file, change):
+    file.write_text("".join(f"{row}\n" for row in change(file.read_text().splitlines())))
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
         (lambda folder: (folder / "finals.csv").unlink(), "there is no file '{folder}/finals.csv'"),
         (lambda folder: (folder / "curves.csv").write_text("a,b\n1,2\n"), "curves.csv' has no column"),
         (lambda folder: (folder / "cells.csv").write_text(""), "cells.csv' is not a table"),
-        (lambda folder: (folder / "finals.csv").write_text("suite,task,method,noise,status\n"), "has no runs"),
+        (lambda folder: rewrite(folder / "finals.csv", lambda rows: rows[:1]), "has no runs"),
+        (
+            lambda folder: rewrite(folder / "finals.csv", lambda rows: [*rows, rows[-1]]),
+            "finals.csv' has two rows of summit/td3/none/2",
+        ),
+        (
+            lambda folder: rewrite(folder / "curves.csv", lambda rows: [*rows, rows[-1]]),
+            "curves.csv' has two rows of summit/td3/none/2/300",
+        ),
+        (
+            lambda folder: rewrite(folder / "finals.csv", lambda rows: [rows[0].replace(SCORE, "x"), *rows[1:]]),
+            f"finals.csv' has no column '{SCORE}', which cells.csv names",
+        ),
+        (
+            lambda folder: rewrite(folder / "cells.csv", lambda rows: [row for row in rows if ",mage," not in row]),
+            "cells.csv' has no row of summit/mage/none, which finals.csv has",
+        ),
     ],
 )
 def test_files_that_are_not_tables_are_refused(results, tmp_path, spoil, said):

@@ -122,6 +122,8 @@ WRONG = {
     "options that are none": ("{trainer.max_steps: 100}", "5", "options: expected options of fit"),
     "a number for files": ("summit_5: conf/summit.yaml", "summit_5: 5", "tasks.summit_5: expected a config file"),
     "no YAML": ("name: toy", "name: [", "not valid YAML"),
+    "a name that is a folder": ("name: toy", "name: ..", "name: '..' cannot be a name"),
+    "an alias within itself": ("name: toy", "name: &x [*x]", "an alias (*name) stands within what it stands for"),
     "no score": ("name: toy", "score: []", "score: expected the name of a metric"),
 }
 
@@ -168,6 +170,51 @@ def test_bad_options_get_one_line(name: str, tmp_path: Path, capfd: pytest.Captu
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("dsob_pl: error: ")
     assert message in line
+
+
+SLIPS = {
+    "key": (["trainer.max_stps=3"], "trainer.max_stps: unknown key; did you mean 'max_steps'?"),
+    "class": (
+        ["model.init_args.divergence=Huberr"],
+        "unknown class 'Huberr'; did you mean 'dsob_pl.divergences.Huber'?",
+    ),
+    "argument": (
+        ['model.init_args.divergence={"class_path": "dsob_pl.divergences.MMD", "init_args": {"kernl": 3}}'],
+        "MMD has no argument 'kernl'; did you mean 'kernel'?",
+    ),
+    "environment": (["data.env_id=Sumit-v0"], "no environment 'Sumit-v0' is registered; did you mean"),
+    "argument of the environment": (["data.env_kwargs.direction=3"], "did you mean 'directions'?"),
+}
+
+
+@pytest.mark.parametrize("dry", [True, False], ids=["listed", "run"])
+@pytest.mark.parametrize("slip", SLIPS)
+def test_what_is_wrong_in_a_cell_shows_before_anything_is_run(
+    slip: str, dry: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings, said = SLIPS[slip]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    arguments = ["sweep", "--config", "conf/suite/summit.yaml", "--only", "summit_5/mage", "--set", *settings]
+    assert main([*arguments, *(["--dry-run"] if dry else [])]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("dsob_pl: error: sweep: summit_5/mage/none: ")
+    assert said in line
+    assert [path.name for path in tmp_path.iterdir()] == ["conf"]
+
+
+def test_a_part_that_is_wrong_shows_though_only_one_cell_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    (tmp_path / "own.yaml").write_text(
+        "seeds: 0\ntasks: [conf/summit.yaml, conf/jack.yaml]\nmethods:\n  mage: conf/method/mage.yaml\n"
+        "  mmd: {model.init_args.smples: 3}\n"
+    )
+    assert main(["sweep", "--config", "own.yaml"]) == 2
+    assert "sweep: summit/mmd/none: model.init_args.smples" in capfd.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["conf", "own.yaml"]
 
 
 def test_a_dry_run_lists_commands_that_can_be_copied_and_creates_nothing(

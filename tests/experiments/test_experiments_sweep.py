@@ -184,12 +184,11 @@ def test_whatever_is_killed_the_same_runs_go_on_and_nothing_is_doubled(folder: P
 
 
 def test_a_cell_that_cannot_run_ends_the_sweep_with_one_line_that_names_it() -> None:
-    process = sweep("--only", "td3", "--set", "model.init_args.gama=0.9")
+    process = sweep("--only", "td3", "--set", "model.init_args.gamma=2")  # which is found out as the agent is built
     _, err = process.communicate(timeout=100)
     assert process.returncode == 3
     (line,) = [line for line in err.splitlines() if line.startswith("dsob_pl: error")]
     assert "1 of 1 cells did not finish; summit/td3/none failed:" in line
-    assert "gama" in line
     assert "gamma" in line
     assert log(CELLS[1]).count(" started\n") == 1  # it would fail again
 
@@ -224,21 +223,17 @@ def stopped_on_ray(both: list[Job], monkeypatch: pytest.MonkeyPatch) -> dict[str
 
 
 def test_on_a_real_ray_a_sweep_is_stopped_and_gone_on_with(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ray = pytest.importorskip("ray")
-    from dsob_pl.experiments.ray import run_ray
-
+    pytest.importorskip("ray")
     both = jobs(*SLOW)
     outcomes = stopped_on_ray(both, monkeypatch)
     assert {name: outcome.state for name, outcome in outcomes.items()} == dict.fromkeys(CELLS, "stopped")
     ((name, (run,)),) = cell_runs(client(), "toy").items()
     assert (run.status, outcomes[name].ran) == ("KILLED", True)
     (folder / "fast").touch()
-    # Its own.
-    watched: list[int] = []
-    outcomes = run_ray(1, both, Event(), lambda found: watched.append(len(found)))
-    assert not ray.is_initialized()
-    assert {name: outcome.state for name, outcome in outcomes.items()} == dict.fromkeys(CELLS, "finished")
-    assert watched[-1] == 2
+    # By the command line, on a Ray of its own.
+    words = ["sweep", "--config", "toy.yaml", "--on", "ray", *(word for option in SLOW for word in ("--set", option))]
+    out, err = Process(words, Path.cwd(), ENVIRONMENT, apart=True).communicate(timeout=300)
+    assert (out.count(" finished "), "2 cells: 2 finished" in out) == (2, True), (out, err)
     check_cells(CELLS, list(range(10, 101, 10)))
     assert {cell: log(cell).count(" gone on with\n") for cell in CELLS} == {cell: int(cell == name) for cell in CELLS}
 
@@ -375,7 +370,7 @@ def test_what_was_cut_off_outlives_an_environment_that_is_not_there(folder: Path
     (folder / "throttle.py").rename(folder / "away.py")  # such as a plugin of another shell
     process = sweep(*LONG)
     _, err = process.communicate(timeout=100)
-    assert process.returncode == 3
+    assert process.returncode == 2
     assert "throttle" in err
     (folder / "away.py").rename(folder / "throttle.py")
     process = sweep(*LONG)
