@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 # What the agent takes where its option is None.
-_DEFAULTS = {"model.overestimation": "Truncation", "model.divergence": "MaxSlicedMMD", "model.risk": "Mean"}
+_DEFAULTS = {"model.overestimation": "Truncation 0.1", "model.divergence": "MaxSlicedMMD", "model.risk": "Mean"}
 COLUMNS = ("targets", "draws", "pessimism", "gradients", "divergence", "risk", "updates_per_step")
 
 

@@ -117,8 +117,8 @@ def test_a_suite_in_which_nothing_has_ended_has_no_comparison():
 @pytest.mark.parametrize(
     ("source", "model", "more", "words"),
     [
-        ("replayed", "None", {"target_samples": "1"}, "real transitions, 1 draw; Truncation"),
-        ("replayed", "x.CVAE", {}, "real transitions, noise of CVAE inferred; Truncation"),
+        ("replayed", "None", {"target_samples": "1"}, "real transitions, 1 draw; Truncation 0.1"),
+        ("replayed", "x.CVAE", {}, "real transitions, noise of CVAE inferred; Truncation 0.1"),
         (
             "imagined",
             "x.Flow",
@@ -129,7 +129,7 @@ def test_a_suite_in_which_nothing_has_ended_has_no_comparison():
             "imagined",
             "x.CVAE",
             {"samples": "4", "risk": "x.CVaR", "risk.alpha": "0.1", "risk.tail": "lower"},
-            "imagined by CVAE, 4 draws; Truncation; ascends CVaR 0.1 lower",
+            "imagined by CVAE, 4 draws; Truncation 0.1; ascends CVaR 0.1 lower",
         ),
         (
             "imagined",
