@@ -439,21 +439,6 @@ def test_a_full_disk_is_no_failure_of_the_cell_or_of_a_seed(module: str, said: s
     assert "paused_seconds" in client().get_run(run.run_id).data.tags
 
 
-def test_several_that_were_cut_off_are_all_gone_on_with(folder: Path) -> None:
-    interrupted(folder, "--seeds", "0")
-    (folder / "fast").unlink()
-    Path(f"runs/toy/{CELLS[0].replace('/', '+')}.log").unlink()
-    interrupted(folder, "--seeds", "1")
-    before = {run.seeds: run.run_id for run in cell_runs(client(), "toy")[CELLS[0]]}
-    assert sorted(before) == [(0,), (1,)]
-    process = sweep(*LONG)
-    _, err = process.communicate(timeout=200)
-    assert process.returncode == 0, err
-    after = cell_runs(client(), "toy")[CELLS[0]]
-    assert {run.seeds: run.run_id for run in after} == before
-    assert {run.status for run in after} == {"FINISHED"}
-
-
 POISON = """
 
 class Throttle(Throttle):
@@ -465,8 +450,8 @@ class Throttle(Throttle):
 """
 
 
-def test_what_broke_off_is_not_taken_for_diverged_because_another_run_of_the_cell_is(folder: Path) -> None:
-    """Of two runs that are left one is gone on with at a time; how that ends says nothing about the other."""
+def test_several_that_were_cut_off_are_all_gone_on_with_and_one_that_diverges_is_the_only_one(folder: Path) -> None:
+    """One is gone on with at a time; how that ends says nothing about another that is left."""
     interrupted(folder, "--seeds", "0")
     (folder / "fast").unlink()
     Path(f"runs/toy/{CELLS[0].replace('/', '+')}.log").unlink()
