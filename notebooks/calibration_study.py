@@ -115,8 +115,7 @@ SUITE_CELLS = {
     }.items()
     for noise, name in {
         "none": label,
-        "observation": f"{label}, observation noise",
-        "dynamics": f"{label}, dynamics noise",
+        **{noise: f"{label}, {noise} noise" for noise in ("observation", "dynamics", "action", "reward")},
     }.items()
 }
 # Rows of earlier configs (their commit is in the file), kept for what they show.

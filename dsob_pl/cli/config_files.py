@@ -13,6 +13,7 @@ import yaml
 from dsob_pl.errors import UsageError, nearest
 
 COMMAND_LINE = "command line"
+_NOTHING = ("null", "~", "")
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def parse(text: str, name: str) -> dict[str, Any]:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise UsageError(f"{name}{where}: not valid YAML: {error.problem or error.context}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError is a date that there is not
         raise UsageError(f"{name} is not YAML text: {error}") from error
     if not isinstance(tree, dict):
         found = "empty" if tree is None else f"a {type(tree).__name__}"
@@ -122,22 +123,30 @@ def _options(arguments: list[str]) -> dict[str, Any]:
                 # --model=Class --model.key=value
                 child = node[parent] = {"class_path": child} if isinstance(child, str) else {}
             node = child
-        content = _nested(value)
-        if isinstance(node.get(last), dict) and isinstance(content, str):
+        content = _nested(value, f"--{name}")
+        if name.endswith("+"):
+            content = [*_listed(node.get(last)), *_listed(content)]
+        if isinstance(node.get(last), dict) and isinstance(content, str) and content not in _NOTHING:
             node[last]["class_path"] = content
         else:
             node[last] = content
     return tree
 
 
-def _nested(value: str) -> Any:
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _nested(value: str, name: str) -> Any:
     """``{"class_path": ...}`` or a list of such as what it says, any other text as it is."""
     if not re.match(r"\[?\s*\{", value):
         return value
     try:
-        return yaml.load(value, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError:
+        tree = yaml.load(value, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, ValueError):
         return value
+    _check_ends(tree, name, ())
+    return tree
 
 
 def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -11,8 +11,8 @@ from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import lightning as L
-import yaml
 
+from dsob_pl.cli.config_files import parse
 from dsob_pl.cli.foreign import denied, importing_only, parts_named
 from dsob_pl.envs import in_units_of
 from dsob_pl.errors import UsageError, nearest
@@ -99,11 +99,8 @@ def load_checkpoint(path: Path, tracking_uri: str | None = None, device: str = "
 
 
 def _config(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(checkpoint_config(content, path))
-    except yaml.YAMLError as error:
-        raise UsageError(f"checkpoint '{path}' carries a config that is not YAML") from error
-    model = config.get("model") if isinstance(config, dict) else None
+    config = parse(checkpoint_config(content, path), f"config in checkpoint '{path}'")
+    model = config.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("class_path"), str):
         raise UsageError(f"checkpoint '{path}' carries a config without a model")
     if not isinstance(config.get("data"), dict) or not isinstance(config["data"].get("env_id"), str):

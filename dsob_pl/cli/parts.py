@@ -118,7 +118,9 @@ def _check_arguments(value: dict[str, Any], key: str, parts: dict[str, Any]) -> 
         for name, argument in arguments.items():
             if accepted is not None and name not in accepted:
                 valid = accepted if prefix != key or not nested else [*accepted, *_SPECIAL]
-                raise UsageError(f"{prefix}.{name}: {part.__name__} has no argument '{name}'{nearest(name, valid)}")
+                raise UsageError(
+                    f"{prefix}.{name}: {part.__name__} has no argument '{name}'{nearest(str(name), valid)}"
+                )
             if accepted is not None and accepted[name] is not _NO_PART:
                 parts.setdefault(f"{place}.{name}", accepted[name])
             check_part(argument, f"{prefix}.{name}", parts)

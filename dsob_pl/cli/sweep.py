@@ -7,7 +7,7 @@ import dataclasses
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from dsob_pl.seeds import compact_seeds, parse_seeds
 from dsob_pl.tracking.store import reason_of
 
 if TYPE_CHECKING:
+    from dsob_pl.experiments.record import CellRun
     from dsob_pl.experiments.sweep import Runner, Sweep
     from dsob_pl.experiments.worker import Outcome
 
@@ -79,18 +80,21 @@ def sweep(arguments: list[str]) -> int:
     from mlflow.exceptions import MlflowException
 
     from dsob_pl.cli.sweep_check import check_cells
-    from dsob_pl.experiments.sweep import Sweep, run_sweep
+    from dsob_pl.experiments.record import seeds_left
+    from dsob_pl.experiments.sweep import Sweep, recorded, run_sweep
 
-    check_cells(chosen, environments=options.on == "local")
     plan = Sweep(suite, grid, chosen, options.again, options.threads or 1)
-    if options.dry_run:
-        return _list(plan)
-    stop = Event()
-    with _set_by_signals(stop) as received:
-        try:
+    try:
+        runs = recorded(suite)
+        left = [cell for cell in chosen if options.again or seeds_left(cell, runs.get(cell.name, []))]
+        check_cells(left, environments=options.on == "local")
+        if options.dry_run:
+            return _list(plan, runs)
+        stop = Event()
+        with _set_by_signals(stop) as received:
             outcomes = run_sweep(plan, _runner(options), stop)
-        except MlflowException as error:  # a database that went away in the meantime
-            raise RunFailed(f"MLflow failed: {reason_of(error)}; the same command goes on from here") from error
+    except MlflowException as error:  # a database that went away in the meantime
+        raise RunFailed(f"MLflow failed: {reason_of(error)}; the same command goes on from here") from error
     return _end(outcomes, received)
 
 
@@ -118,12 +122,10 @@ def _with_threads(cell: Cell, threads: int) -> Cell:
     return dataclasses.replace(cell, options=(*cell.options, ("threads", str(threads))))
 
 
-def _list(plan: Sweep) -> int:
+def _list(plan: Sweep, runs: Mapping[str, Sequence[CellRun]]) -> int:
     """Prints the commands of all cells; those of which nothing is left are commented out."""
     from dsob_pl.experiments.record import failed_seeds, seeds_left
-    from dsob_pl.experiments.sweep import recorded
 
-    runs = recorded(plan.suite)
     ended = 0
     for cell in plan.cells:
         own = runs.get(cell.name, [])

@@ -85,8 +85,8 @@ def run_episodes(
             terminated[i] = ended
             if not (ended or cut):
                 still_running.append(i)
-            if lengths[i] == LONG_EPISODE:
-                tell_long_episode()
+                if lengths[i] == LONG_EPISODE:
+                    tell_long_episode()
             if lengths[i] >= LONGEST_EPISODE:
                 raise RunFailed(
                     f"evaluation: an episode of {env_name(envs[i])} has not ended after {lengths[i]} steps; "

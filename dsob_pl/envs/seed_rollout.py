@@ -77,7 +77,7 @@ def run_seed_episodes(
         running[moving] = ~(reached.terminated | reached.truncated)
         for place, reason in reached.failures.items():
             give_up(int(moving[place]), reason)
-        if step == LONG_EPISODE:
+        if step == LONG_EPISODE and running.any():
             tell_long_episode()
         if step >= LONGEST_EPISODE:
             for row in np.flatnonzero(running).tolist():

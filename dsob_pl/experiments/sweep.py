@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
@@ -60,10 +60,10 @@ def recorded(suite: Suite) -> dict[str, list[CellRun]]:
     """The runs of the cells of ``suite``, by the cell's name; makes no database where there is none."""
     uri = resolve_tracking_uri(None)
     path = database_path(uri)
-    if path is None:  # a server, which may not be there
+    if uri.startswith(("http://", "https://")):  # a server, which may not be there
         with reading(uri) as client:
             return cell_runs(client, suite.name)
-    return cell_runs(_client(uri), suite.name) if path.is_file() else {}
+    return {} if path is not None and not path.is_file() else cell_runs(_client(uri), suite.name)
 
 
 def run_sweep(sweep: Sweep, runner: Runner, stop: Event) -> dict[str, Outcome]:
@@ -75,7 +75,8 @@ def run_sweep(sweep: Sweep, runner: Runner, stop: Event) -> dict[str, Outcome]:
         stop: ends everything politely when it is set.
 
     Raises:
-        UsageError: cells have been run with other settings, or nothing can be written here; nothing has been started.
+        UsageError: cells have been run with other settings, what is to be run anew is being trained, or nothing can be
+            written here; nothing has been started or given up.
     """
     uri = resolve_tracking_uri(None)
     database = database_path(uri)
@@ -84,9 +85,12 @@ def run_sweep(sweep: Sweep, runner: Runner, stop: Event) -> dict[str, Outcome]:
         check_writable(folder)
     runs = recorded(sweep.suite)
     _check_settings(sweep, runs)
+    jobs = [Job(cell, "", uri, logs, Path.cwd(), sweep.threads) for cell in sweep.cells]
+    for job in jobs:
+        _check_free(job, runs.get(job.cell.name, []), sweep.again)
     client = _client(uri)
     parent = open_suite(client, uri, sweep.suite, sweep.grid)
-    jobs = [Job(cell, parent, uri, logs, Path.cwd(), sweep.threads) for cell in sweep.cells]
+    jobs = [replace(job, parent=parent) for job in jobs]
     for job in jobs:
         _forget(client, job, runs.get(job.cell.name, []), sweep.again)
     runs = cell_runs(client, sweep.suite.name)
@@ -131,14 +135,17 @@ def _changed(cell: Cell, runs: Sequence[CellRun]) -> list[CellRun]:
     return [run for run in runs if run.settings != cell.settings]
 
 
-def _forget(client: object, job: Job, runs: Sequence[CellRun], again: str | None) -> None:
-    """Marks what is to be run anew as superseded."""
+def _given_up(job: Job, runs: Sequence[CellRun], again: str | None) -> tuple[list[CellRun], list[str]]:
+    """What is to be run anew: whole runs, and the ids of the runs of single seeds."""
     if again == "failed":
-        given_up = [run for run in runs if run.failed]
         seeds = [run.children[s][0] for run in runs if run.ended and not run.failed for s in run.failed_seeds]
-    else:
-        given_up = list(runs) if again == "all" else _changed(job.cell, runs) if again == "changed" else []
-        seeds = []
+        return [run for run in runs if run.failed], seeds
+    return list(runs) if again == "all" else _changed(job.cell, runs) if again == "changed" else [], []
+
+
+def _check_free(job: Job, runs: Sequence[CellRun], again: str | None) -> None:
+    """Raises UsageError where somebody trains what is to be run anew."""
+    given_up, seeds = _given_up(job, runs, again)
     if not given_up and not seeds:
         return
     with locked(job) as free:
@@ -147,7 +154,12 @@ def _forget(client: object, job: Job, runs: Sequence[CellRun], again: str | None
         for run in given_up:
             if not run.ended and is_trained(run):
                 raise UsageError(f"sweep: again: run {run.run_id} of {job.cell.name} is being trained")
-        for run in given_up:
-            supersede(client, run)
-        for run_id in seeds:
-            client.set_tag(run_id, SUPERSEDED_TAG, "true")  # type: ignore[attr-defined]
+
+
+def _forget(client: object, job: Job, runs: Sequence[CellRun], again: str | None) -> None:
+    """Marks what is to be run anew as superseded."""
+    given_up, seeds = _given_up(job, runs, again)
+    for run in given_up:
+        supersede(client, run)
+    for run_id in seeds:
+        client.set_tag(run_id, SUPERSEDED_TAG, "true")  # type: ignore[attr-defined]

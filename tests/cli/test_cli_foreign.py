@@ -156,3 +156,20 @@ def test_an_agent_with_a_part_of_one_s_own_is_loaded_and_one_that_is_gone_is_nam
         UsageError, match=r"best\.ckpt': model\.init_args\.critic\.class_path: 'mine' has no class 'Gone'"
     ):
         dsob_pl.load_agent(path)
+
+
+def test_callbacks_added_one_by_one_are_all_the_user_s_own(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (project / "heard.py").write_text(
+        "import lightning as L\n\n"
+        "class One(L.Callback):\n    def on_validation_start(self, *_): print('one')\n\n"
+        "class Two(L.Callback):\n    def on_validation_start(self, *_): print('two')\n"
+    )
+    config = (
+        "model: {class_path: dsob_pl.agents.SobolevActorCritic}\ndata: {env_id: Pendulum-v1, evaluation_episodes: 1}\n"
+    )
+    torch.save(
+        {"state_dict": {}, "dsob_config": config, "dsob_sizes": {"observation_size": 3, "action_size": 1}}, "a.ckpt"
+    )
+    more = ["--trainer.callbacks+=heard.One", '--trainer.callbacks+={"class_path": "heard.Two"}']
+    assert main(["validate", "--ckpt_path", "a.ckpt", *more]) == 2  # of the weights, which are not in it
+    assert "heard" not in capfd.readouterr().err

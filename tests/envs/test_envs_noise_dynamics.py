@@ -12,7 +12,7 @@ import pytest
 
 from dsob_pl.cli.loading import build_noise
 from dsob_pl.data import ReplayDataModule
-from dsob_pl.envs import DynamicsNoise, PointMass, ProblemEnv, make_env, state_spread
+from dsob_pl.envs import DynamicsNoise, ObservationNoise, PointMass, ProblemEnv, in_units_of, make_env, state_spread
 from dsob_pl.envs.noise.state import simulator_state
 from dsob_pl.errors import UsageError
 
@@ -192,6 +192,12 @@ def test_training_and_evaluation_have_the_same_noise_though_their_environments_d
     elsewhere = make_env("dsob_pl/Cliff-v0", env_kwargs={**CLIFF, **OWN}, noise=build_noise(config, own_env=False))
     np.testing.assert_array_equal(deviation_of(elsewhere), 0.02 * other)
     data.teardown("fit")
+    wrapped = in_units_of([lambda env: ObservationNoise(DynamicsNoise(env))], CLIFF)
+    below = make_env("dsob_pl/Cliff-v0", env_kwargs={**CLIFF, **OWN, "disable_env_checker": True}, noise=wrapped)
+    np.testing.assert_array_equal(deviation_of(below), 0.02 * unit)
+    same = in_units_of([DynamicsNoise], {**CLIFF, "disable_env_checker": True})
+    again = make_env("dsob_pl/Cliff-v0", env_kwargs={**CLIFF, **OWN}, noise=same)
+    np.testing.assert_array_equal(deviation_of(again), 0.02 * unit)
 
 
 def deviation_of(env: gymnasium.Env) -> np.ndarray:
@@ -207,5 +213,5 @@ def test_where_the_unit_is_measured_is_part_of_the_spec() -> None:
     np.testing.assert_array_equal(deviation_of(again), deviation_of(env))
     plain = deviation_of(DynamicsNoise(gymnasium.make("InvertedPendulum-v5")))
     assert not np.allclose(deviation_of(env), plain)
-    with pytest.raises(UsageError, match=r"spread_kwargs: no environment can be made with \{'nothing': 1\}"):
+    with pytest.raises(UsageError, match=r"the environment with \{'nothing': 1\}, in which its unit is"):
         DynamicsNoise(gymnasium.make("InvertedPendulum-v5"), spread_kwargs={"nothing": 1})

@@ -93,6 +93,20 @@ class Endless(gymnasium.Env):
 
 
 @pytest.mark.parametrize("together", [False, True])
+def test_an_episode_that_ends_just_then_is_not_told_of(together, monkeypatch, caplog) -> None:
+    rollout.tell_long_episode.cache_clear()
+    for module in (rollout, seed_rollout):
+        monkeypatch.setattr(module, "LONG_EPISODE", 200)
+    envs = [make_env("Pendulum-v1")]
+    if together:
+        _, failures = run_seed_episodes(join_environments(envs), lambda o: torch.zeros(1, 1, 1), [0], GAMMA)
+        assert failures == {}
+    else:
+        assert run_episodes(envs, lambda o: torch.zeros(len(o), 1), [0], GAMMA).lengths.tolist() == [200.0]
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("together", [False, True])
 def test_an_episode_without_end_is_told_of_once_and_given_up(together, monkeypatch, caplog) -> None:
     rollout.tell_long_episode.cache_clear()
     for module in (rollout, seed_rollout):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -203,18 +206,44 @@ def test_what_is_wrong_in_a_cell_shows_before_anything_is_run(
     assert [path.name for path in tmp_path.iterdir()] == ["conf"]
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("model.init_args.smples: 3", "model.init_args.smples"),
+        ("data.env_kwargs.direction: 3", "did you mean 'directions'?"),
+        ("print_config: ''", "expected options of a run"),
+    ],
+)
 def test_a_part_that_is_wrong_shows_though_only_one_cell_has_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    option: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conf").symlink_to(ROOT / "conf")
     (tmp_path / "own.yaml").write_text(
         "seeds: 0\ntasks: [conf/summit.yaml, conf/jack.yaml]\nmethods:\n  mage: conf/method/mage.yaml\n"
-        "  mmd: {model.init_args.smples: 3}\n"
+        f"  mmd: {{{option}}}\n"
     )
     assert main(["sweep", "--config", "own.yaml"]) == 2
-    assert "sweep: summit/mmd/none: model.init_args.smples" in capfd.readouterr().err
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("dsob_pl: error: sweep: summit/mmd/none: ")
+    assert said in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["conf", "own.yaml"]
+
+
+def test_a_sweep_itself_loads_nothing_of_a_run_and_knows_of_cells_all_the_same(tmp_path: Path) -> None:
+    """It may wait for days."""
+    code = (
+        "import sys\nfrom dsob_pl.cli import main\n"
+        "words = ['sweep', '--config', 'conf/suite/quick.yaml', '--dry-run', *sys.argv[1:]]\n"
+        "code = main(words)\nassert 'torch' not in sys.modules\nsys.exit(code)"
+    )
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    for slip, code_said in (([], 0), (["--set", "trainer.max_stps=3"], 2)):
+        words = [sys.executable, "-c", code, *slip]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+        assert done.returncode == code_said, done.stderr
+        assert ("did you mean 'max_steps'?" in done.stderr) == bool(slip)
 
 
 def test_a_dry_run_lists_commands_that_can_be_copied_and_creates_nothing(

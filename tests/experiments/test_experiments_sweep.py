@@ -372,6 +372,10 @@ def test_what_was_cut_off_outlives_an_environment_that_is_not_there(folder: Path
     _, err = process.communicate(timeout=100)
     assert process.returncode == 2
     assert "throttle" in err
+    (job, _) = jobs(*SLOW)  # where it went away a moment later
+    outcome = run_cell(job)
+    assert (outcome.state, "throttle" in outcome.detail) == ("failed", True)
+    assert [run.status for run in cell_runs(client(), "toy")[CELLS[0]]] == ["KILLED"]
     (folder / "away.py").rename(folder / "throttle.py")
     process = sweep(*LONG)
     _, err = process.communicate(timeout=200)
@@ -471,6 +475,16 @@ def test_several_that_were_cut_off_are_all_gone_on_with_and_one_that_diverges_is
     assert process.returncode == 0, err
 
 
+def another_cell(run_id: str) -> str:
+    """Id of a finished run of a cell that the suite has from now on, before the one of the run ``run_id``."""
+    Path("toy.yaml").write_text(SUITE.replace("methods: {", "methods: {alpha: conf/method/mmd.yaml, "))
+    store, own = client(), client().get_run(run_id)
+    changed = {"cell": "summit/alpha/none", "method": "alpha"}
+    run = store.create_run(own.info.experiment_id, tags={**own.data.tags, **changed})
+    store.set_terminated(run.info.run_id)
+    return run.info.run_id
+
+
 def test_a_run_that_somebody_goes_on_with_by_hand_is_left_to_them(folder: Path) -> None:
     interrupted(folder)
     (run,) = cell_runs(client(), "toy")[CELLS[0]]
@@ -481,12 +495,17 @@ def test_a_run_that_somebody_goes_on_with_by_hand_is_left_to_them(folder: Path) 
     (same,) = cell_runs(client(), "toy")[CELLS[0]]
     assert (same.run_id, same.status) == (run.run_id, "KILLED")
     client().update_run(run.run_id, "RUNNING")  # as it is while `fit --ckpt_path` trains
-    process = sweep(*LONG, "--again", "all")
+    other = another_cell(run.run_id)
+    process = sweep(*LONG[:-2], "--again", "all")
     _, err = process.communicate(timeout=100)
     assert process.returncode == 2
     assert err.strip() == f"dsob_pl: error: sweep: again: run {run.run_id} of {CELLS[0]} is being trained"
-    (same,) = cell_runs(client(), "toy")[CELLS[0]]
-    assert (same.run_id, same.status) == (run.run_id, "RUNNING")
+    found = cell_runs(client(), "toy")
+    assert {name: [(own.run_id, own.status) for own in runs] for name, runs in found.items()} == {
+        CELLS[0]: [(run.run_id, "RUNNING")],
+        "summit/alpha/none": [(other, "FINISHED")],
+    }
+    client().set_tag(other, "superseded", "true")
     client().set_terminated(run.run_id, "KILLED")
     hold.release()
     assert run_cell(job).state == "finished"

@@ -57,14 +57,14 @@ class DynamicsNoise(Noise):
         """From here on the unit is that of an environment made with these arguments."""
         assert self.env.unwrapped.spec is not None
         try:
-            other = gymnasium.make(self.env.unwrapped.spec.id, disable_env_checker=True, **spread_kwargs)
+            other = gymnasium.make(self.env.unwrapped.spec.id, **{"disable_env_checker": True, **spread_kwargs})
         except Exception as error:  # whatever the environment's constructor raises
-            self.refuse(f"spread_kwargs: no environment can be made with {spread_kwargs}: {error}")
+            self.refuse(f"the environment with {spread_kwargs}, in which its unit is measured, cannot be made: {error}")
         spread = state_spread(other)
         other.close()
         if spread.shape != self._deviation.shape:
             self.refuse(
-                f"spread_kwargs: expected an environment with a state of size {self._deviation.size}, "
+                f"expected an environment with a state of size {self._deviation.size} to measure its unit in, "
                 f"{spread_kwargs} makes one of {spread.size}"
             )
         self._deviation = self.scale * spread
@@ -89,9 +89,11 @@ def in_units_of(
 
     def measured(wrap: Callable[[gymnasium.Env], gymnasium.Env]) -> Callable[[gymnasium.Env], gymnasium.Env]:
         def apply(env: gymnasium.Env) -> gymnasium.Env:
-            noisy = wrap(env)
-            if isinstance(noisy, DynamicsNoise) and noisy.spread_kwargs is None:
-                noisy.measure_with(env_kwargs or {})
+            noisy = layer = wrap(env)
+            while layer is not env and isinstance(layer, gymnasium.Wrapper):
+                if isinstance(layer, DynamicsNoise) and layer.spread_kwargs is None:
+                    layer.measure_with(env_kwargs or {})
+                layer = layer.env
             return noisy
 
         return apply
