@@ -9,6 +9,7 @@ the commands of single fits stand in every file.
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -45,10 +46,15 @@ def task_table(suite: str, *tasks: str, against: str = "mage") -> str:
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for _, row in rows.iterrows():
         score, area = (interval(estimate_of(row, name)) for name in ("score", "area"))
-        cells = [row["method"], row["setting"], row["seeds"], score, area, row["against"]]
+        cells = [row["method"], _short(row["setting"]), row["seeds"], score, area, row["against"]]
         cells = [row["task"], *cells] if several else cells
         lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
     return "\n".join(lines)
+
+
+def _short(setting: str) -> str:
+    """Without the options of a part that has many, which its config names."""
+    return re.sub(r"( \w+=\S+){3,}", "", setting)
 
 
 def factor_table() -> str:
@@ -116,7 +122,7 @@ def control_methods_table(suite: str = "control") -> str:
             when = f"{first[0]:,} to {first[-1]:,}" if first else ""
             score, area = (interval(estimate_of(row, name)) for name in ("score", "area"))
             reached = f"{len(first)} of {row['seeds']}"
-            cells = [task, noise, row["method"], row["setting"], row["seeds"], reached, when, score, area]
+            cells = [task, noise, row["method"], _short(row["setting"]), row["seeds"], reached, when, score, area]
             lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
     return "\n".join(lines)
 
@@ -150,6 +156,8 @@ def tables() -> dict[str, str]:
         "control": control_table(),
         "control methods": control_methods_table(),
         "double pendulum": control_methods_table("double_pendulum"),
+        "reward noise": control_methods_table("reward_noise"),
+        "confirmation": task_table("confirmation", "reacher", against="td3"),
         "control factors": control_factors_table(),
         "locomotion": task_table("locomotion", "walker2d", "ant"),
     }

@@ -109,6 +109,9 @@ def test_the_table_of_many_seeds_is_that_of_the_recorded_turns():
         "control",
         "control methods",
         "control factors",
+        "double pendulum",
+        "reward noise",
+        "confirmation",
         "locomotion",
     ],
 )
