@@ -127,7 +127,7 @@ def test_notebooks_are_stored_without_output():
 @pytest.mark.timeout(280)
 def test_risk(monkeypatch, tmp_path):
     sizes = {"RISK_STEPS": 1020, "RISK_EPISODES": 2000, "RISK_RESOLUTION": 4, "RISK_BUDGETS": 60}
-    done = execute("04_risk.ipynb", monkeypatch, RISK_FOLDER=tmp_path, **sizes)
+    done = execute("06_risk.ipynb", monkeypatch, RISK_FOLDER=tmp_path, **sizes)
     text = printed_by(done)
     (mean, tail, *_), (careful, careful_tail, *_) = (
         row_of(text, name) for name in ("best mean", "best CVaR of the episode")
