@@ -1,6 +1,6 @@
 """The Sobolev Bellman operator: samples with gradients, targets, overestimation correction, contraction."""
 
-from dsob_pl.bellman.adaptive_pessimism import AdaptivePessimism, net_over_total, towards_lowest
+from dsob_pl.bellman.adaptive_pessimism import AdaptivePessimism, bounded_drift, net_over_total, towards_lowest
 from dsob_pl.bellman.operator import (
     StepJacobians,
     affine_backup,
@@ -34,6 +34,7 @@ __all__ = [
     "affine_backup",
     "backup",
     "bound_target",
+    "bounded_drift",
     "gamma_kappa",
     "gamma_kappa_statistics",
     "jacobian_penalty",

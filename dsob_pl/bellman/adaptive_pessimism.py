@@ -14,7 +14,7 @@ from dsob_pl.errors import UsageError, nearest
 Evidence = Literal["rank", "error"]
 
 
-def towards_lowest(samples: Tensor, weight: float | Tensor) -> Tensor:
+def towards_lowest(samples: Tensor, weight: float | Tensor, drift: float | None = None) -> Tensor:
     """Pools the critics' samples, each moved towards the lowest of the critics' means, without a change of shape.
 
     The mean of critic e becomes ``(1 - weight) mean_e + weight min_e mean_e``. The gradients move with the returns: by
@@ -26,14 +26,36 @@ def towards_lowest(samples: Tensor, weight: float | Tensor) -> Tensor:
     Args:
         samples: ``[E, B, M, D]`` with the return in component 0.
         weight: 0 leaves the samples where they are; with 1 all critics have the lowest mean.
+        drift: most that returns may fall on average over the batch, see :func:`bounded_drift`; None bounds nothing.
 
     Returns:
         ``[B, E*M, D]``.
     """
     means = samples.mean(-2, keepdim=True)  # [E, B, 1, D]
     lowest = means[..., :1].argmin(0, keepdim=True)
-    target = means.gather(0, lowest.expand(1, *means.shape[1:]))
-    return pooled(samples - weight * (means - target))
+    fall = weight * (means - means.gather(0, lowest.expand(1, *means.shape[1:])))
+    return pooled(samples - (fall if drift is None else bounded_drift(fall, means, drift)))
+
+
+def bounded_drift(fall: Tensor, means: Tensor, drift: float) -> Tensor:
+    """By how much samples fall, less what all have in common beyond ``drift`` standard deviations of the values.
+
+    What pessimism takes from every state alike says nothing of which state is better, and adds up over the horizon: to
+    ``drift / (1 - gamma)`` standard deviations. Where rewards are noisy critics disagree by as much everywhere, and the
+    values of all states would end where those of a lost episode are. What falls by more than others still does.
+    Gradients fall as they did: what is taken back is one number for the batch.
+
+    Args:
+        fall: ``[E, B, 1, D]``, what is subtracted from the samples of each critic, the return in component 0.
+        means: ``[E, B, 1, D]``, the critics' means; their average over E is the value, its standard deviation over B.
+        drift: at least 0; with 0 returns do not fall on average.
+
+    Returns:
+        ``[E, B, 1, D]``.
+    """
+    spread = means[..., 0].mean(0).std(correction=0)
+    beyond = (fall[..., :1].mean() - drift * spread).clamp_min(0)
+    return torch.cat([fall[..., :1] - beyond, fall[..., 1:]], -1)
 
 
 def net_over_total(errors: Tensor) -> Tensor:
@@ -64,6 +86,8 @@ class AdaptivePessimism(nn.Module, OverestimationCorrection):
         evidence: that statistic, from -1 to 1. By "rank" every state counts as much, by the mean rank of its return in
             its law: where most states have next to no spread, it is those that are made right. By "error" the net error
             of predicted means over the total error: those where most is at stake.
+        drift: most that targets fall on average over a batch at every backup, in standard deviations of the values in
+            it; over the horizon that is ``1 / (1 - gamma)`` times as much. None bounds nothing.
         after: fraction of the run, ``trainer.max_steps``, after which the weight changes; before it stays.
 
     Attributes:
@@ -87,6 +111,7 @@ class AdaptivePessimism(nn.Module, OverestimationCorrection):
         after: float = 0.0,
         floor: float = 0.0,
         evidence: Evidence = "rank",
+        drift: float | None = None,
     ) -> None:
         super().__init__()
         if not 0 < limit < math.inf:
@@ -101,6 +126,8 @@ class AdaptivePessimism(nn.Module, OverestimationCorrection):
             raise UsageError(f"AdaptivePessimism.rate: expected a number of at least 0, got {rate}")
         if not 0 <= after < 1:
             raise UsageError(f"AdaptivePessimism.after: expected a fraction in [0, 1), got {after}")
+        if drift is not None and not 0 <= drift < math.inf:
+            raise UsageError(f"AdaptivePessimism.drift: expected a number of at least 0, or null, got {drift}")
         if evidence not in get_args(Evidence):
             close = nearest(evidence, get_args(Evidence))
             raise UsageError(f"AdaptivePessimism.evidence: expected rank or error, got '{evidence}'{close}")
@@ -108,13 +135,13 @@ class AdaptivePessimism(nn.Module, OverestimationCorrection):
             if number < 1:
                 raise UsageError(f"AdaptivePessimism.{name}: expected at least 1 environment step, got {number}")
         self.rate, self.every, self.window, self.after = rate, every, window, after
-        self.floor, self.limit, self.evidence = floor, limit, evidence
+        self.floor, self.limit, self.evidence, self.drift = floor, limit, evidence, drift
         self.register_buffer("weight", torch.tensor(float(initial)))
         self.register_buffer("begun", torch.tensor(-1))
 
     def forward(self, samples: Tensor) -> Tensor:
         """``[E, B, M, D] -> [B, E*M, D]``; see :func:`towards_lowest`."""
-        return towards_lowest(samples, self.weight)
+        return towards_lowest(samples, self.weight, self.drift)
 
     @torch.no_grad()
     def adapt(self, places: Tensor, errors: Tensor) -> None:

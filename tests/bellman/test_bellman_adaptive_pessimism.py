@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsob_pl.bellman import AdaptivePessimism, LowerMean, NoCorrection, net_over_total, towards_lowest
+from dsob_pl.bellman import AdaptivePessimism, LowerMean, NoCorrection, bounded_drift, net_over_total, towards_lowest
 from dsob_pl.errors import UsageError
 
 
@@ -57,6 +57,54 @@ def test_the_moved_gradient_is_the_gradient_of_the_moved_return(float64):
     action = a[:, 0].detach()
     own = torch.autograd.functional.jacobian(moved_returns, action)  # [4, 10, 4]
     torch.testing.assert_close(moved[..., 1], own.diagonal(dim1=0, dim2=2).T)
+
+
+def test_what_falls_everywhere_is_bounded_by_hand(float64):
+    # Two critics, two transitions, one sample, [return, gradient]. Values 3 and 11, so their standard deviation is 4.
+    samples = torch.tensor([[[[5.0, 1.0]], [[12.0, 4.0]]], [[[1.0, 2.0]], [[10.0, 3.0]]]])
+    assert towards_lowest(samples, 1.0).tolist() == [[[1.0, 2.0], [1.0, 2.0]], [[10.0, 3.0], [10.0, 3.0]]]
+    # They fall by 4, 0 and 2, 0: 1.5 on average, which is 0.5 more than a quarter of 4.
+    moved = towards_lowest(samples, 1.0, drift=0.25)
+    assert moved.tolist() == [[[1.5, 2.0], [1.5, 2.0]], [[10.5, 3.0], [10.5, 3.0]]]
+    # On average nothing falls, and the state on which the critics agree more is the better for it.
+    assert towards_lowest(samples, 1.0, drift=0.0)[..., 0].tolist() == [[2.5, 2.5], [11.5, 11.5]]
+    # Enough for what falls; and what rises is not bounded.
+    assert torch.equal(towards_lowest(samples, 1.0, drift=0.375), towards_lowest(samples, 1.0))
+    assert torch.equal(towards_lowest(samples, -1.0, drift=0.0), towards_lowest(samples, -1.0))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    seed=st.integers(0, 10_000), members=st.integers(1, 4), weight=st.floats(-2, 2), drift=st.floats(0, 1),
+    unit=st.floats(1e-2, 1e2), level=st.floats(-100, 100),
+)  # fmt: skip
+def test_the_bound_holds_has_no_unit_and_no_zero_and_leaves_gradients_alone(seed, members, weight, drift, unit, level):
+    draw = torch.randn(members, 6, 3, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    before, free, moved = NoCorrection()(draw), towards_lowest(draw, weight), towards_lowest(draw, weight, drift)
+    spread = draw[..., 0].mean((0, 2)).std(correction=0)
+    fall = (before - moved)[..., 0].mean()
+    torch.testing.assert_close(fall, min((before - free)[..., 0].mean(), drift * spread))
+    assert torch.equal(moved[..., 1:], free[..., 1:])
+    # Every sample is given back the same.
+    given = (moved - free)[..., 0]
+    torch.testing.assert_close(given, given.mean().expand_as(given), rtol=0, atol=1e-10)
+    assert given.mean() >= -1e-12
+    other = draw.clone()
+    other[..., 0] = other[..., 0] * unit + level
+    rescaled = towards_lowest(other, weight, drift)
+    torch.testing.assert_close(rescaled[..., 0], moved[..., 0] * unit + level, rtol=1e-9, atol=1e-9 * (1 + abs(level)))
+
+
+def test_seeds_are_bounded_one_by_one_and_the_agent_s_correction_is_the_function(float64):
+    draw = torch.randn(3, 2, 8, 5, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 5.0, 0.1]).view(
+        3, 1, 1, 1, 1
+    )
+    pessimism = AdaptivePessimism(drift=0.02)
+    together = torch.vmap(pessimism)(draw)
+    for own, seed in zip(together, draw):
+        torch.testing.assert_close(own, towards_lowest(seed, 1.0, 0.02))
+        torch.testing.assert_close(own, pessimism(seed))
+    assert torch.equal(bounded_drift(draw[0], draw[0], 1e9), draw[0])
 
 
 def test_the_weight_goes_against_the_bias_and_stays_within_its_limits(float64):
@@ -120,6 +168,8 @@ def test_the_balance_of_errors_has_no_unit_and_is_within_one(errors, unit):
         ({"rate": float("nan")}, r"rate: expected a number of at least 0, got nan"),
         ({"after": 1.0}, r"after: expected a fraction in \[0, 1\), got 1"),
         ({"evidence": "ranks"}, r"evidence: expected rank or error, got 'ranks'; did you mean 'rank'\?"),
+        ({"drift": -0.1}, r"drift: expected a number of at least 0, or null, got -0\.1"),
+        ({"drift": float("nan")}, r"drift: expected a number of at least 0, or null, got nan"),
         ({"every": 0}, r"every: expected at least 1 environment step, got 0"),
         ({"window": 0}, r"window: expected at least 1 environment step, got 0"),
     ],
