@@ -41,7 +41,7 @@ MODEL = {
     "overestimation": st.sampled_from(
         [
             *(f"dsob_pl.bellman.{n}" for n in ("Truncation", "LowerMean", "NoCorrection")),
-            {"class_path": "dsob_pl.bellman.AdaptivePessimism", "init_args": {"every": 1}},
+            {"class_path": "dsob_pl.bellman.AdaptivePessimism", "init_args": {"every": 1, "drift": 0.1}},
         ]
     ),
 }

@@ -171,7 +171,7 @@ def test_what_completes_a_cut_episode_is_of_all_critics(float64):
 def build(seed: int = 0, **options: object):
     own = {
         "gamma": 0.5,
-        "overestimation": AdaptivePessimism(initial=0.5, rate=0.05, every=4, window=12),
+        "overestimation": AdaptivePessimism(initial=0.5, rate=0.05, every=4, window=12, drift=0.01),
         "sobolev": "state_action",
     }
     return tiny_agent("dsob_pl/Rotation-v0", 8, seed=seed, **{**own, **options})
