@@ -196,6 +196,7 @@ def tables() -> dict[str, str]:
         "jack": task_table("jack", "jack_10"),
         "jack sizes": task_table("jack", "jack_1"),
         "factors": factor_table(),
+        "summit long": task_table("summit_long", "summit_5"),
         "summit factors": task_table("summit_factors", "summit_5", "summit_1", against="reference"),
         "control": control_table(),
         "control methods": control_methods_table(),
