@@ -91,8 +91,7 @@ def control_table() -> str:
             continue
         goal, within = GOALS[task]
         last = curves[curves["environment_step"] == curves["environment_step"].max()]
-        met = curves[(curves["eval/return_mean"] >= goal) & (curves["environment_step"] <= within)]
-        first = sorted(met.groupby("seed")["environment_step"].min())
+        first = _first_steps(curves, goal, within)
         end = interval(estimate(interquartile_mean, [last["eval/return_mean"].to_numpy()]))
         many = curves["seed"].nunique()
         when = f"{first[0]:,} to {first[-1]:,}" if first else ""
@@ -120,8 +119,7 @@ def pessimism_table() -> str:
             curves = curves[curves["seed"].isin(seeds)]
             if curves.empty:
                 continue
-            returns = curves["eval/return_mean"]
-            met = curves[(returns >= goal) & (curves["environment_step"] <= within)]["seed"].nunique()
+            met = len(_first_steps(curves, goal, within))
             end = curves["environment_step"].max()
             last = curves[curves["environment_step"] == end]
             rest = curves[curves["environment_step"] == REST * end]
@@ -142,6 +140,12 @@ def _where(table: pd.DataFrame, own: dict[str, str]) -> pd.DataFrame:
     return table[np.logical_and.reduce([table[name] == value for name, value in own.items()])]
 
 
+def _first_steps(curves: pd.DataFrame, goal: float, within: int) -> list[int]:
+    """Environment steps at which the seeds that met the goal in time first did, in order."""
+    met = curves[(curves["eval/return_mean"] >= goal) & (curves["environment_step"] <= within)]
+    return sorted(met.groupby("seed")["environment_step"].min())
+
+
 def control_methods_table(suite: str = "control") -> str:
     """Every method on the small control tasks beside the earlier default, whatever its number of seeds."""
     results = read_csv(RESULTS / "compare" / suite)
@@ -160,8 +164,7 @@ def control_methods_table(suite: str = "control") -> str:
         goal, within = GOALS[task]
         for _, row in group.iterrows():
             own = curves[(curves["task"] == task) & (curves["noise"] == noise) & (curves["method"] == row["method"])]
-            met = own[(own["eval/return_mean"] >= goal) & (own["environment_step"] <= within)]
-            first = sorted(met.groupby("seed")["environment_step"].min())
+            first = _first_steps(own, goal, within)
             when = f"{first[0]:,} to {first[-1]:,}" if first else ""
             score, area = (interval(estimate_of(row, name)) for name in ("score", "area"))
             reached = f"{len(first)} of {row['seeds']}"
