@@ -68,7 +68,9 @@ def calibrate(values: Callable[[Tensor, int], Tensor], episodes: Episodes, gamma
     asked = torch.cat([visits.observations[rows], visits.last_observations])
     samples = values(asked, _SAMPLES).cpu().transpose(0, 1).flatten(1)  # [R + n, E * 64]
     predicted, rest = samples[: len(rows)], samples[len(rows) :]
-    drawn = rest[visits.episode[rows], torch.arange(len(rows)) % rest.shape[1]]
+    # Of any critic: taken in order, the first rows would all be completed by the first one.
+    which = torch.randint(rest.shape[1], (len(rows),), generator=torch.Generator().manual_seed(0))
+    drawn = rest[visits.episode[rows], which]
     realised = visits.returns_to_go[rows] + weight[rows] * drawn
     return Calibration(realised, predicted, visits.remaining[rows], visits.episode[rows])
 

@@ -19,12 +19,13 @@ class Style(NamedTuple):
 
 _DASHED, _DOTTED, _DASH_DOT = (0, (5, 2)), (0, (1.2, 1.4)), (0, (6, 1.6, 1.2, 1.6))
 # Families share a hue of Okabe and Ito's palette, warm for baselines and cool for ours; within a family lightness,
-# dashes and markers tell methods apart, since no seventeen hues can be told apart by everyone.
+# dashes and markers tell methods apart, since no eighteen hues can be told apart by everyone.
 _STYLES = {
     "td3": Style(INK, "-", "o"),
     "mage": Style("#d55e00", "-", "s"),
     "mage_state_action": Style("#9c3f00", _DASHED, "D"),
     "mage_stochastic": Style("#f08a4b", _DASH_DOT, "v"),
+    "mage_ensemble": Style("#c04a2b", _DOTTED, "<"),
     "iqn": Style("#8a8a8a", _DASHED, "^"),
     "mse_sobolev": Style("#e69f00", "-", "P"),
     "mse_sobolev_state_action": Style("#b07900", _DASHED, "X"),

@@ -13,9 +13,9 @@ from dsob_pl.errors import UsageError
 def quantile_huber(x: Tensor, y: Tensor, tau: Tensor | None = None, threshold: float = 1.0) -> Tensor:
     """``mean_ij |tau_i - 1{u_ij < 0}| huber(u_ij) / threshold`` with ``u_ij = y_j - x_i``.
 
-    Dabney et al. 2018, "Implicit quantile networks", eq. 3; with threshold 1, 1/N times eq. 10 of "Distributional
-    reinforcement learning with quantile regression", which sums over quantiles. The limit of a small threshold is
-    quantile regression.
+    Dabney et al. 2018, 1/N times "Implicit quantile networks", eq. 3, and with threshold 1 1/N times eq. 10 of
+    "Distributional reinforcement learning with quantile regression": both sum over the N predicted quantiles. The limit
+    of a small threshold is quantile regression.
 
     Args:
         x: predicted quantiles of the return ``[..., N, 1]``; sample i is the quantile of level tau_i.

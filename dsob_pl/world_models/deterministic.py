@@ -1,4 +1,4 @@
-"""Deterministic regression of the one-step dynamics, the world model of MAGE."""
+"""Deterministic regression of the one-step dynamics, the model that MAGE is compared on."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Deterministic(WorldModel):
     """Predicts the conditional mean of (s', r); ``noise_size`` is 0.
 
     Fitted by Gaussian maximum likelihood with one sigma per component, which weights the squared error of each
-    component by how well it can be predicted. Sigma plays no part in the prediction. Source: D'Oro and Jaskowski
-    2020 (MAGE), who take the squared error.
+    component by how well it can be predicted. Sigma plays no part in the prediction. The world model that Debes
+    and Tuytelaars (2026) give MAGE; that of its authors' code draws from an :class:`Ensemble` of Gaussians.
 
     Args:
         observation_size: S.
