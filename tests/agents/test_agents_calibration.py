@@ -158,6 +158,22 @@ def test_the_rest_of_an_episode_that_was_cut_off_is_drawn_and_of_one_that_ended_
     assert calibrate(values, episodes(recorded([2], gamma), [False]), gamma) is None
 
 
+@pytest.mark.parametrize("count", [4, 10])
+def test_what_completes_a_cut_episode_is_of_all_critics(count: int) -> None:
+    """Two critics, 3 above and 3 below a truth of 0: a rest that is a draw of their common law is 0 on average."""
+    gamma = 0.99
+    visits = recorded([200] * count, gamma)._replace(returns_to_go=torch.zeros(count * 50))
+
+    def values(observations: Tensor, samples: int) -> Tensor:
+        return torch.tensor([3.0, -3.0])[:, None, None].expand(-1, len(observations), samples)
+
+    judged = calibrate(values, episodes(visits, [False] * count), gamma)
+    assert judged is not None
+    rest = judged.realised / gamma**judged.remaining
+    assert set(rest.round().tolist()) == {-3, 3}
+    assert abs(float(rest.mean())) < 3 * 3 / math.sqrt(len(rest))  # three standard errors
+
+
 def test_many_states_are_thinned_evenly() -> None:
     visits = recorded([64] * 10, 0.5)
     judged = calibrate(lambda o, count: o[None, :, :1].expand(1, -1, count), episodes(visits, [True] * 10), 0.5)
