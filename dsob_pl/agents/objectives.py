@@ -18,7 +18,7 @@ from dsob_pl.agents.numbers import EXCESS, range_excess
 from dsob_pl.agents.reports import sample_statistics, target_statistics
 from dsob_pl.bellman import bound_target, jacobian_penalty, smoothed_policy, sobolev_target
 from dsob_pl.bellman.target import Policy
-from dsob_pl.errors import RunFailed
+from dsob_pl.errors import UsageError
 from dsob_pl.world_models import Transition
 
 if TYPE_CHECKING:
@@ -203,7 +203,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """``torch.compile`` without graph breaks, whose failure is the user's to see.
 
     Raises:
-        RunFailed: on call, where this machine cannot compile or a part of the agent cannot be compiled.
+        UsageError: on call, where this machine cannot compile or a part of the agent cannot be compiled: that says
+            nothing about the run, which can be gone on with without.
     """
     # A part each of three, and all of them anew for every seed that leaves a stack.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
@@ -214,7 +215,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
             return fast(*arguments, **options)
         except TorchDynamoException as error:
             reason = str(error).strip().partition("\n")[0]
-            raise RunFailed(
+            raise UsageError(
                 f"model.compile: torch.compile failed ({type(error).__name__}: {reason}); use false"
             ) from error
 

@@ -29,8 +29,8 @@ def truncate(samples: Tensor, drop: float) -> Tensor:
         drop: fraction dropped, rounded down to whole samples.
 
     Returns:
-        ``[..., K, D]`` with ``K = M - floor(drop M)``, in ascending order of the return where any is dropped, and as they
-        came where none is.
+        ``[..., K, D]`` with ``K = M - floor(drop M)``, in ascending order of the return, or as they came where none
+        is dropped.
     """
     count = samples.shape[-2]
     kept = _kept(count, drop)

@@ -59,6 +59,10 @@ def _run(command: str, arguments: list[str], sources: list[Source], only: ExitSt
         cli.start()
     except RunFailed as error:
         raise type(error)(f"{error}; {_kept(cli)}") from error
+    except UsageError as error:  # such as an option that turns out not to work when learning begins
+        if cli.checkpoint is None or not cli.checkpoint.last_model_path:
+            raise
+        raise UsageError(f"{error}; {_kept(cli)}") from error
     except MisconfigurationException as error:
         raise UsageError(f"trainer: {shortened(error)}") from error
     except RuntimeError as error:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from fractions import Fraction
-from functools import lru_cache
 from typing import Literal, get_args
 
 import torch
@@ -17,12 +14,18 @@ from dsob_pl.errors import UsageError
 SharedDirection = Literal["batch", "transition"]
 
 
-@lru_cache
 def _coupling(n: int, m: int) -> tuple[list[int], list[int], list[float]]:
     """The monotone coupling of n with m equally weighted sorted atoms: ranks of both and the mass they share."""
-    levels = sorted({Fraction(i, n) for i in range(n + 1)} | {Fraction(j, m) for j in range(m + 1)})
-    pieces = [(low, high - low) for low, high in itertools.pairwise(levels)]
-    return [int(u * n) for u, _ in pieces], [int(u * m) for u, _ in pieces], [float(mass) for _, mass in pieces]
+    # In whole numbers, of 1 / (n m): exact, and torch.compile follows it.
+    ranks_x, ranks_y, masses = [], [], []
+    i = j = low = 0
+    while low < n * m:
+        high = min((i + 1) * m, (j + 1) * n)
+        ranks_x.append(i)
+        ranks_y.append(j)
+        masses.append((high - low) / (n * m))
+        i, j, low = high // m, high // n, high
+    return ranks_x, ranks_y, masses
 
 
 def wasserstein_power(x: Tensor, y: Tensor, order: int) -> Tensor:

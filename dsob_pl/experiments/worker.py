@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 from typing import Literal, Protocol
@@ -145,7 +145,9 @@ def _run(job: Job, lock: int, stop: Stop) -> Outcome:
         runs = cell_runs(client, job.cell.suite, job.cell.name).get(job.cell.name, [])
         left = seeds_left(job.cell, runs)
         if not left:
-            return outcome_of_ended(job.cell, runs, ran)
+            outcome = outcome_of_ended(job.cell, runs, ran)
+            why = last_error(job.log) if outcome.state == "failed" else ""
+            return replace(outcome, detail=f"{outcome.detail}: {why}") if why else outcome
         if stop.is_set():
             return Outcome("stopped", ran=ran)
         try:

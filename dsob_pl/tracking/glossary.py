@@ -35,7 +35,7 @@ GLOSSARY: dict[str, str] = {
     "world_model/spread": "spread of sampled next states and rewards over that of the real ones; 1 is calibrated",
     "world_model/heldout_log_likelihood": "held-out log-likelihood in nats per component of (s', r), or a lower bound",
     "world_model/open_loop_error": "root mean square error after 10 imagined steps, in units of each component's std",
-    "bellman/gamma_kappa": "discount times the larger of 1 and the largest norm of K in a batch; below 1 the operator contracts",
+    "bellman/gamma_kappa": "discount times max(1, largest norm of K) in a batch; below 1 the operator contracts",
     "bellman/gamma_kappa_p90": "the same, 0.9 quantile over the batch",
     "bellman/gamma_kappa_median": "the same, median over the batch",
     "bellman/jacobian_penalty": "soft bound's mean square excess of the norm of K, before its weight",

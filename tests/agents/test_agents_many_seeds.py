@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from dsob_pl.agents import ManySeeds
 from dsob_pl.agents.elementwise import check_elementwise
-from dsob_pl.agents.objectives import PARTS
+from dsob_pl.agents.objectives import PARTS, compiled
 from dsob_pl.bellman import NoCorrection
 from dsob_pl.cli.loading import model_factory
 from dsob_pl.cli.parts import find_part
@@ -279,6 +279,15 @@ def test_compiled_losses_are_the_same(monkeypatch):
             agent._update(rows(0, update), False)
     torch.testing.assert_close(parameters(quick.agents[1]), parameters(many.agents[1]))
     torch.testing.assert_close(parameters(other), parameters(single))
+
+
+def test_what_cannot_be_compiled_is_bad_input_and_not_a_run_that_failed():
+    def broken(x):
+        torch._dynamo.graph_break()
+        return x + 1
+
+    with pytest.raises(UsageError, match=r"^model\.compile: torch\.compile failed \(Unsupported: .*\); use false$"):
+        compiled(broken)(torch.zeros(1))
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD", "RMSprop", "NAdam", "Adagrad"])

@@ -454,6 +454,17 @@ class Throttle(Throttle):
 """
 
 
+def test_a_cell_whose_seeds_all_diverge_says_why(folder: Path) -> None:
+    (folder / "throttle.py").write_text(THROTTLE + POISON.replace('            Path("poison").unlink()\n', ""))
+    (folder / "poison").touch(), (folder / "fast").touch()
+    process = sweep(*LONG)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 3
+    (line,) = [line for line in err.splitlines() if line.startswith("dsob_pl: error")]
+    assert "1 of 1 cells did not finish; summit/mage/none failed: seeds 0-1 failed: " in line
+    assert "all seeds have failed, seed 1 last: evaluation: the policy's action is not finite" in line
+
+
 def test_several_that_were_cut_off_are_all_gone_on_with_and_one_that_diverges_is_the_only_one(folder: Path) -> None:
     """One is gone on with at a time; how that ends says nothing about another that is left."""
     interrupted(folder, "--seeds", "0")
