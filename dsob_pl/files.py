@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dsob_pl.errors import OutOfRoom
+from dsob_pl.errors import OutOfRoom, UsageError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -80,7 +80,11 @@ def write(file: Any, data: memoryview) -> None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a file of ``torch.save`` is complete and every checksum (CRC-32) in it is right."""
+    """Whether a file of ``torch.save`` is complete and every checksum (CRC-32) in it is right.
+
+    Raises:
+        UsageError: it may not be read, which does not make it damaged.
+    """
     import torch
 
     try:
@@ -88,6 +92,8 @@ def is_whole(path: Path) -> bool:
             if archive.testzip() is not None:
                 return False
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # torch reads headers that zipfile does not
+    except PermissionError as error:
+        raise UsageError(f"'{path}' cannot be read: permission denied") from error
     except pickle.UnpicklingError:  # whole, whatever is in it
         return True
     # zlib.error: one bit of a header turns what is stored as it is into something to be decompressed.

@@ -11,6 +11,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from dsob_pl.errors import UsageError
 from dsob_pl.files import is_whole, save
 
 FULL = """
@@ -74,3 +75,14 @@ def test_what_is_no_file_of_torch_is_not_whole(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("x")
     (tmp_path / "empty").write_bytes(b"")
     assert not any(is_whole(tmp_path / name) for name in ("text", "empty", "missing", "."))
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save({"x": torch.zeros(3)}, tmp_path / "a.pt")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("zipfile.ZipFile", refuse)  # the tests may run as somebody who may read everything
+    with pytest.raises(UsageError, match=r"a\.pt' cannot be read: permission denied"):
+        is_whole(tmp_path / "a.pt")

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Sequence
 
 from dsob_pl.errors import OutOfRoom, RunFailed, UsageError, nearest
+from dsob_pl.files import NO_ROOM
 
 USAGE = """\
 usage: python -m dsob_pl COMMAND [options]
@@ -66,8 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno in _READ_ONLY:
             return _fail(2, f"cannot write '{error.filename}': {(error.strerror or '').lower()}")
-        if error.errno == errno.ENOSPC:
-            return _fail(4, f"no space is left on the device of '{error.filename}'")
+        if error.errno in NO_ROOM:
+            where = f" of '{error.filename}'" if error.filename else ""
+            return _fail(4, f"no space is left on the device{where} ({(error.strerror or '').lower()})")
         raise
     except RuntimeError as error:
         if "allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError":

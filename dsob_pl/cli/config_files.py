@@ -79,7 +79,7 @@ def parse(text: str, name: str) -> dict[str, Any]:
         name: of where it stands, for errors.
 
     Raises:
-        UsageError: it is not YAML, or not a mapping of keys to values.
+        UsageError: it is not YAML, not a mapping of keys to values, or gives a key twice.
     """
     try:
         tree = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
@@ -93,7 +93,26 @@ def parse(text: str, name: str) -> dict[str, Any]:
         found = "empty" if tree is None else f"a {type(tree).__name__}"
         raise UsageError(f"{name} is {found}; expected keys such as model:, data: and trainer:")
     _check_ends(tree, name, ())
+    check_keys_once(text, name)
     return tree
+
+
+def check_keys_once(text: str, name: str) -> None:
+    """Raises UsageError where a key is given twice in the YAML ``text``, of which YAML would take the last."""
+
+    def check(node: yaml.Node | None) -> None:
+        if isinstance(node, yaml.MappingNode):
+            seen = set()
+            for key, value in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                    raise UsageError(f"{name}, line {key.start_mark.line + 1}: '{key.value}' is given twice")
+                seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+                check(value)
+        elif isinstance(node, yaml.SequenceNode):
+            for item in node.value:
+                check(item)
+
+    check(yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
 def _check_ends(value: Any, name: str, above: tuple[int, ...]) -> None:

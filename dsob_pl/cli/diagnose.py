@@ -26,6 +26,12 @@ LINKED = {
 }
 
 
+_MAPPINGS = {
+    "model": "model.init_args", "data": "data.env_id", "trainer": "trainer.max_steps",
+    "checkpoint": "checkpoint.monitor",
+}  # fmt: skip
+
+
 def known_keys(keys: Iterable[str]) -> set[str]:
     """The dotted keys of a parser, what lies below a ``class_path`` left out: its class decides what that may be."""
     keys = set(keys)
@@ -36,12 +42,28 @@ def known_keys(keys: Iterable[str]) -> set[str]:
 def check_top_level(sources: list[Source], sections: set[str]) -> None:
     """Raises UsageError for what jsonargparse lets pass: an unknown empty section, a value that a link replaces."""
     for source in sources:
-        for key in source.tree:
+        for key, value in source.tree.items():
             if source.label != COMMAND_LINE and key not in sections:
                 raise UsageError(_in(source, f"{key}: unknown key{nearest(str(key), sections)}"))
+            allowed = (dict, str) if key == "model" else dict  # a string is the model's class
+            if source.label != COMMAND_LINE and key in _MAPPINGS and not isinstance(value, allowed):
+                found = "nothing" if value is None else repr(value)
+                raise UsageError(_in(source, f"{key}: expected keys such as {_MAPPINGS[key]}, got {found}"))
+        _check_class(source)
         for key, _ in leaves(source.tree):
             if key.replace(".init_args", "") in LINKED:
                 raise UsageError(_in(source, f"{key}: is set by {LINKED[key.replace('.init_args', '')]}; leave it out"))
+
+
+def _check_class(source: Source) -> None:
+    model = source.tree.get("model")
+    if isinstance(model, dict):
+        if not isinstance(model.get("class_path", ""), str):
+            raise UsageError(
+                _in(source, f"model.class_path: expected the path of a class, got {model['class_path']!r}")
+            )
+        if not isinstance(model.get("init_args", {}), dict):
+            raise UsageError(_in(source, f"model.init_args: expected keys, got {model['init_args']!r}"))
 
 
 def check_numbers(config: dict[str, Any]) -> None:
@@ -54,6 +76,8 @@ def check_numbers(config: dict[str, Any]) -> None:
                 raise UsageError(f"{key}: expected a size, got {item}")
     if not 0 <= config["seed_everything"] < 2**32:
         raise UsageError(f"seed_everything: expected an integer from 0 to 2^32 - 1, got {config['seed_everything']}")
+    if (config.get("trainer") or {}).get("max_steps", -1) is None:
+        raise UsageError("trainer.max_steps: expected an integer, in environment steps (-1 for no end), got null")
     if (config.get("trainer") or {}).get("val_check_interval") == 0:  # Lightning divides by it
         raise UsageError("trainer.val_check_interval: expected at least 1, in environment steps, got 0")
     if config["threads"] is not None and config["threads"] < 1:

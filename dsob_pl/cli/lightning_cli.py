@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import lightning as L
 import torch
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -18,6 +19,8 @@ from dsob_pl.cli.config_files import Source
 from dsob_pl.cli.diagnose import causes, check_numbers, check_top_level, explain, known_keys
 from dsob_pl.cli.parts import find_part
 from dsob_pl.cli.resume import (
+    LAST,
+    changed_settings,
     check_format,
     check_one_seed,
     check_optimizers_fit,
@@ -67,6 +70,8 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "logger": {"class_path": "dsob_pl.tracking.MLflowLogger"},
 }
 
+_PARSER = {"parser_mode": "omegaconf", "allow_abbrev": False}
+
 
 class ParseError(Exception):
     """What jsonargparse has to say, before it is put into one line."""
@@ -98,6 +103,7 @@ class CLI(LightningCLI):
         self.sources = sources
         self.seeds: list[int] = []
         self.parts: dict[int, SeedParts] = {}  # of each of several seeds
+        self._asked_for_last = False
         self.runs: SeedRuns | None = None
         super().__init__(
             L.LightningModule,
@@ -107,7 +113,7 @@ class CLI(LightningCLI):
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=0,
             parser_class=Parser,
-            parser_kwargs={"parser_mode": "omegaconf", command: {"parser_mode": "omegaconf"}},
+            parser_kwargs={**_PARSER, command: _PARSER},
             subclass_mode_model=True,
             args=[command, *arguments],
             auto_configure_optimizers=False,
@@ -167,6 +173,7 @@ class CLI(LightningCLI):
         """Sets the threads, and finds the checkpoint to go on from."""
         if self.command == "fit":
             own = self.config.fit
+            self._asked_for_last = own.ckpt_path == LAST
             overlays = [Path(str(getattr(file, "relative", file))).stem for file in (own.config or [])[1:]]
             found = checkpoint_to_go_on_from(own.as_dict(), overlays, self.seeds if len(self.seeds) > 1 else ())
             own.ckpt_path = found
@@ -296,7 +303,13 @@ class CLI(LightningCLI):
             check_fits(content, self.model, path)
             if self.command == "fit":
                 check_optimizers_fit(content, self.model, path)
-            if self.command == "fit":
+                config = yaml.safe_load(self._parser("fit").dump(self.config.fit, skip_unset=False))
+                changed = changed_settings(content, config)
+                if changed and self._asked_for_last:
+                    run = f"the newest run of that name began with other settings ({changed})"
+                    raise UsageError(f"ckpt_path: 'last': {run}; to go on with it all the same: '{relative(path)}'")
+                if changed:
+                    print(f"with other settings than its run began with: {changed}", flush=True)
                 print(f"going on from step {int(content['global_step']):,} of '{relative(path)}'", flush=True)
                 if RANDOM_KEY not in content:
                     print("it holds no replay: the run begins with a new warm-up (last.ckpt holds all)", flush=True)
@@ -323,7 +336,7 @@ class CLI(LightningCLI):
         print("; ".join(parts))
         for logger in self.trainer.loggers:
             if isinstance(logger, MLflowLogger) and logger.started:
-                known = self.checkpoint is not None and self.checkpoint.best_model_path
+                known = hasattr(self.model, "act") and self.checkpoint is not None and self.checkpoint.best_model_path
                 hint = f"; evaluate it: python -m dsob_pl evaluate --run {logger.run_id}" if known else ""
                 print(f"run {logger.run_id}; see it: mlflow ui{hint}")
 

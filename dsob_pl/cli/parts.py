@@ -42,7 +42,8 @@ def public_parts() -> dict[str, type]:
 
 
 def find_part(class_path: str, key: str) -> Any:
-    """The class or function at ``class_path``, which may be the bare name of one of this package's.
+    """The class or function at ``class_path``, which may be the bare name of one of this package's or of a
+    callback or logger of Lightning's.
 
     Raises:
         UsageError: there is none; names the nearest.
@@ -52,6 +53,12 @@ def find_part(class_path: str, key: str) -> Any:
         known = {path.rpartition(".")[2]: path for path in public_parts()}
         if name in known:
             return public_parts()[known[name]]
+        for module_name in (
+            "lightning.pytorch.callbacks",
+            "lightning.pytorch.loggers",
+        ):  # as Lightning's own CLI has it
+            if hasattr(module := importlib.import_module(module_name), name):
+                return getattr(module, name)
         close = nearest(name, known)
         path = next((known[n] for n in known if f"'{n}'" in close), None)
         raise UsageError(f"{key}: unknown class '{class_path}'" + (f"; did you mean '{path}'?" if path else ""))
@@ -143,9 +150,13 @@ def _arguments(part: Callable[..., Any]) -> dict[str, Any] | None:
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return None
     return {
-        name: p.default if inspect.isclass(p.default) else None if _takes_part(hints.get(name)) else _NO_PART
+        name: p.default if _is_part(p.default) else None if _takes_part(hints.get(name)) else _NO_PART
         for name, p in parameters.items()
     }
+
+
+def _is_part(default: Any) -> bool:
+    return inspect.isclass(default) and default is not inspect.Parameter.empty
 
 
 def _takes_part(hint: Any) -> bool:

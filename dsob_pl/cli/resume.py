@@ -14,6 +14,8 @@ import lightning as L
 import yaml
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
+from dsob_pl.cli.config_files import leaves
+from dsob_pl.cli.diagnose import LINKED
 from dsob_pl.data.on_disk import files_are_whole
 from dsob_pl.errors import UsageError, nearest
 from dsob_pl.files import is_whole
@@ -164,6 +166,38 @@ def resume_command(command: str, arguments: Sequence[str], checkpoint: str) -> s
         else:
             skip = False
     return " ".join(["python -m dsob_pl", command, *map(shlex.quote, words), f"--ckpt_path={shlex.quote(checkpoint)}"])
+
+
+# With which settings --------------------------------------------------------------------------------------------------
+
+# What may change without a change of what is learned. The Trainer's options are about how long and how often.
+_FREE = {"model.init_args.compile", *LINKED, "model.init_args.observation_size", "model.init_args.action_size"}
+
+
+def changed_settings(content: dict[str, Any], config: dict[str, Any]) -> str:
+    """What is learned, and from what, otherwise than in the run that wrote a checkpoint; "" where nothing is.
+
+    Args:
+        content: of the checkpoint.
+        config: of the subcommand, as plain dictionaries.
+    """
+    try:
+        before = yaml.safe_load(content.get(CONFIG_KEY, "")) or {}
+    except yaml.YAMLError:
+        return ""
+    own = [{k: v for k, v in leaves({p: tree.get(p) for p in _LEARNED}) if k not in _FREE} for tree in (before, config)]
+    if not before or "seed_everything" not in before:  # of many seeds, which are looked at elsewhere
+        own = [{k: v for k, v in one.items() if k != "seed_everything"} for one in own]
+    keys = [key for key in dict.fromkeys([*own[0], *own[1]]) if own[0].get(key) != own[1].get(key)] if before else []
+    told = [f"{key} {_short(own[0].get(key))} -> {_short(own[1].get(key))}" for key in keys[:3]]
+    return ", ".join(told + ([f"and {len(keys) - 3} more"] if len(keys) > 3 else []))
+
+
+_LEARNED = ("model", "data", "seed_everything")
+
+
+def _short(value: Any) -> str:
+    return "null" if value is None else str(value)[:60]
 
 
 # Which run ``last`` means ---------------------------------------------------------------------------------------------

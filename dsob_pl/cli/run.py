@@ -6,7 +6,8 @@ import logging
 import signal
 import sys
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -70,10 +71,11 @@ def _run(command: str, arguments: list[str], sources: list[Source], only: ExitSt
             raise
         raise UsageError(f"trainer.callbacks: {shortened(error)}; {_kept(cli)}") from error
     except Interrupted as stopped:
-        print(f"dsob_pl: {_HOW.get(stopped.signal, 'stopped')}; {_kept(cli)}", file=sys.stderr)
-        if cli.checkpoint is not None and cli.checkpoint.last_model_path:
-            again = resume_command(command, arguments, relative(cli.checkpoint.last_model_path))
-            print(f"dsob_pl: go on with it: {again}", file=sys.stderr)
+        with suppress(OSError):  # a terminal that is gone
+            print(f"dsob_pl: {_HOW.get(stopped.signal, 'stopped')}; {_kept(cli)}", file=sys.stderr)
+            if cli.checkpoint is not None and cli.checkpoint.last_model_path:
+                again = resume_command(command, arguments, relative(cli.checkpoint.last_model_path))
+                print(f"dsob_pl: go on with it: {again}", file=sys.stderr)
         return 128 + stopped.signal
     except SystemExit as leave:
         if not isinstance(leave.__context__, KeyboardInterrupt):
@@ -86,7 +88,7 @@ def _run(command: str, arguments: list[str], sources: list[Source], only: ExitSt
     return 0
 
 
-_HOW: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+_HOW: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 
 
 def quiet() -> None:
@@ -99,6 +101,7 @@ def quiet() -> None:
 
 def _kept(cli: CLI) -> str:
     checkpoint = cli.checkpoint
-    if checkpoint is None or not (checkpoint.last_model_path or checkpoint.best_model_path):
-        return "no checkpoint had been saved"
-    return f"last good checkpoint: {relative(checkpoint.last_model_path or checkpoint.best_model_path)}"
+    paths = [] if checkpoint is None else [checkpoint.last_model_path, checkpoint.best_model_path]
+    # Lightning names a file before it is written.
+    kept = next((path for path in paths if path and Path(path).is_file()), None)
+    return "no checkpoint had been saved" if kept is None else f"last good checkpoint: {relative(kept)}"

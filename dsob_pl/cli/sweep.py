@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from dsob_pl.cli.config_files import read_sources
 from dsob_pl.cli.options import Parser, at_least
 from dsob_pl.errors import RunFailed, UsageError
-from dsob_pl.experiments.suite import Cell, Suite, check_keys_once, expand, parse_settings, parse_suite, select
+from dsob_pl.experiments.suite import Cell, Suite, expand, parse_settings, parse_suite, select
 from dsob_pl.seeds import compact_seeds, parse_seeds
 from dsob_pl.tracking.store import reason_of
 
@@ -106,7 +106,6 @@ def read_suite(file: str, settings: Sequence[tuple[str, str]] = ()) -> tuple[Sui
     """
     tree = read_sources(["--config", file])[0].tree
     text = Path(file).read_text(encoding="utf-8")
-    check_keys_once(text, file)
     suite = dataclasses.replace(parse_suite(tree, file), text=text)
     trees: dict[str, Any] = {}
     for where, part in suite.parts():

@@ -12,8 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from dsob_pl.analysis.tables import METRICS
 from dsob_pl.errors import UsageError, nearest
 from dsob_pl.seeds import compact_seeds, parse_seeds
 from dsob_pl.tracking.store import PARENT_TAG
@@ -162,29 +161,13 @@ def parse_suite(tree: Mapping[str, Any], source: str) -> Suite:
         score = tree.get("score", DEFAULT_SCORE)
         if not isinstance(score, str) or not score:
             raise UsageError(f"score: expected the name of a metric such as {DEFAULT_SCORE}, got {score!r}")
+        if score not in METRICS:
+            raise UsageError(f"score: no report shows '{score}'{nearest(score, METRICS)} (one of {', '.join(METRICS)})")
         seeds = tuple(parse_seeds(tree["seeds"]))
         options = _options(tree.get("options"), "options")
         return Suite(_named(name, "name"), score, seeds, grid["tasks"], grid["methods"], grid["noise"], options)
     except UsageError as error:
         raise UsageError(f"{source}: {error}") from error
-
-
-def check_keys_once(text: str, source: str) -> None:
-    """Raises UsageError where a key is given twice in the YAML ``text``, of which YAML would take the last."""
-
-    def check(node: yaml.Node | None) -> None:
-        if isinstance(node, yaml.MappingNode):
-            seen = set()
-            for key, value in node.value:
-                if key.value in seen:
-                    raise UsageError(f"{source}, line {key.start_mark.line + 1}: '{key.value}' is given twice")
-                seen.add(key.value)
-                check(value)
-        elif isinstance(node, yaml.SequenceNode):
-            for item in node.value:
-                check(item)
-
-    check(yaml.compose(text, Loader=yaml.SafeLoader))
 
 
 def _named(name: str, where: str) -> str:

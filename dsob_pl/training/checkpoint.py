@@ -135,6 +135,7 @@ class BestAndLast(ModelCheckpoint):
         elif not self._monitor_missed and not hasattr(pl_module, "seeds"):  # all seeds together have no best
             self._monitor_missed = True
             there = sorted(name for name in trainer.callback_metrics if name.startswith("eval"))
+            there = there or sorted(trainer.callback_metrics)  # of a world model alone
             hint = nearest(str(self.monitor), there) or f" (there: {', '.join(there) or 'none'})"
             log.warning("checkpoint.monitor: '%s' was not evaluated, no best checkpoint is kept%s", self.monitor, hint)
         self._save_last_checkpoint(trainer, candidates)

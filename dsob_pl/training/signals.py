@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -12,11 +13,13 @@ import lightning as L
 
 from dsob_pl.errors import Interrupted
 
-_STOPPING = (signal.SIGINT, signal.SIGTERM)
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopOnSignal(L.Callback):
-    """Ends the run between two steps after Ctrl-C or SIGTERM; a second Ctrl-C ends it at once.
+    """Ends the run between two steps after Ctrl-C, SIGTERM or SIGHUP; a second Ctrl-C ends it at once.
+
+    SIGHUP comes where the terminal is closed; where it is ignored, as nohup has it, it stays so.
 
     A signal on which Lightning has SLURM requeue the job (SIGUSR1 unless configured otherwise) is kept until the step
     is over as well: what Lightning saves then is whole.
@@ -40,6 +43,8 @@ class StopOnSignal(L.Callback):
         data.between_steps = self._stop_if_asked
         self._received = []
         for number in _STOPPING:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # as nohup has it
             self._before[number] = signal.signal(number, self._handle)
         ours = trainer._signal_connector._slurm_sigusr_handler_fn
         for number in (signal.SIGUSR1, signal.SIGUSR2):
@@ -67,7 +72,8 @@ class StopOnSignal(L.Callback):
             raise KeyboardInterrupt
         if not self._received:
             again = "; Ctrl-C once more stops at once" if number == signal.SIGINT else ""
-            print(f"\ndsob_pl: finishing the step and saving a checkpoint{again}", file=sys.stderr, flush=True)
+            with suppress(OSError):  # a terminal that is gone, which SIGHUP tells of
+                print(f"\ndsob_pl: finishing the step and saving a checkpoint{again}", file=sys.stderr, flush=True)
         self._received.append(number)
 
     def _stop_if_asked(self) -> None:

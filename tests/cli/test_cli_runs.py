@@ -246,6 +246,28 @@ def test_a_checkpoint_that_a_later_run_has_replaced_is_not_taken_for_the_earlier
     assert "there is no last.ckpt of an earlier run" in capfd.readouterr().err
 
 
+def test_the_last_run_is_not_gone_on_with_by_another_experiment(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fit = ["fit", "--config", "base.yaml"]
+    other = ["--trainer.max_steps=60", "--model.gamma=0.5", "--seed_everything=3", "--model.compile=false"]
+    assert main([*fit, "--trainer.max_steps=30"]) == 0
+    capfd.readouterr()
+    assert main([*fit, *other[:2], "--ckpt_path=last"]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "ckpt_path: 'last': the newest run of that name began with other settings (model.init_args.gamma" in line
+    assert " -> 0.5)" in line
+    path = line.rpartition(": ")[2].strip("'")
+    (run,) = runs_of(project)
+    assert run.info.status == "FINISHED"
+    assert client_of(project).get_metric_history(run.info.run_id, "eval/return_mean")[-1].step == 30
+    assert main([*fit, *other, f"--ckpt_path={path}"]) == 0
+    said = "with other settings than its run began with: model.init_args.gamma 0.99 -> 0.5, seed_everything 0 -> 3\n"
+    assert said in capfd.readouterr().out
+    assert main([*fit, *other, "--trainer.max_steps=70", f"--ckpt_path={path}"]) == 0
+    assert "other settings" not in capfd.readouterr().out  # which are in the checkpoint now
+
+
 def test_the_last_checkpoint_without_a_logger_is_found(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
     fit = ["fit", "--config", "base.yaml", "--trainer.logger=false"]
     assert main([*fit, "--trainer.max_steps=30"]) == 0

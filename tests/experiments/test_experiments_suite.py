@@ -128,6 +128,7 @@ WRONG = {
     "a name that is a folder": ("name: toy", "name: ..", "name: '..' cannot be a name"),
     "an alias within itself": ("name: toy", "name: &x [*x]", "an alias (*name) stands within what it stands for"),
     "no score": ("name: toy", "score: []", "score: expected the name of a metric"),
+    "unknown score": ("name: toy", "name: toy\nscore: eval/return_men", "did you mean 'eval/return_mean'?"),
 }
 
 

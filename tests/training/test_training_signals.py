@@ -25,7 +25,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_told_to_stop_it_saves_and_says_how_to_go_on(number: int, code: int, straight: Path, tmp_path: Path) -> None:
     process = start(tmp_path)
     until(lambda: list(tmp_path.glob("mlruns/*/*/artifacts/checkpoints/last.ckpt")))
