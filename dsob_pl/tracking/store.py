@@ -238,6 +238,8 @@ def all_runs(client: MlflowClient, experiments: Sequence[str], condition: str = 
 def check_writable(folder: Path) -> None:
     """Raises UsageError where no file can be written in ``folder``, or in the parent it would be made in."""
     while not folder.exists() and folder != folder.parent:
+        if folder.is_symlink():  # such as one to a disk that is not mounted
+            raise UsageError(f"the folder '{folder}' is a link to '{os.readlink(folder)}', which is not there")
         folder = folder.parent
     try:
         with tempfile.TemporaryFile(dir=folder):

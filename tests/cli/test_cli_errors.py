@@ -412,3 +412,14 @@ def test_a_reader_that_leaves_is_no_error(arguments: list[str], unbuffered: str)
 def test_help_without_a_run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     assert capsys.readouterr().out.strip()
+
+
+def test_a_link_to_a_disk_that_is_not_there_is_named_and_no_run_begun(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (project / "mlruns").symlink_to("/nowhere/mlruns")
+    assert main(B) == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1
+    assert "mlruns' is a link to '/nowhere/mlruns', which is not there" in err
+    assert not (project / "mlflow.db").exists()
