@@ -79,6 +79,9 @@ def write(file: Any, data: memoryview) -> None:
         file.write(data[start : start + piece])
 
 
+_FOLDER = 0x10  # in the attributes of an entry of an archive
+
+
 def is_whole(path: Path) -> bool:
     """Whether a file of ``torch.save`` is complete and every checksum (CRC-32) in it is right.
 
@@ -90,6 +93,9 @@ def is_whole(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
+                return False
+            # torch takes what is marked as a folder for one, and reads nothing where its numbers should go.
+            if any(entry.external_attr & _FOLDER for entry in archive.infolist()):
                 return False
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # torch reads headers that zipfile does not
     except PermissionError as error:

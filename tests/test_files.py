@@ -71,6 +71,18 @@ def test_damage_is_noticed_wherever_it_matters(
         assert torch.equal(found["y"]["w"], content["y"]["w"])
 
 
+@pytest.mark.parametrize("entry", range(3))
+def test_a_tensor_marked_as_a_folder_is_noticed(entry: int, tmp_path: Path) -> None:
+    save({"x": torch.arange(600), "y": torch.ones(3)}, tmp_path / "a.pt")
+    data = bytearray((tmp_path / "a.pt").read_bytes())
+    start = -1
+    for _ in range(entry + 1):
+        start = data.index(b"PK\x01\x02", start + 1)  # of the archive's own list
+    data[start + 38] ^= 0x10
+    (tmp_path / "b.pt").write_bytes(data)
+    assert not is_whole(tmp_path / "b.pt")
+
+
 def test_what_is_no_file_of_torch_is_not_whole(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("x")
     (tmp_path / "empty").write_bytes(b"")

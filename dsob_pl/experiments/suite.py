@@ -12,7 +12,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from dsob_pl.analysis.tables import METRICS
 from dsob_pl.errors import UsageError, nearest
 from dsob_pl.seeds import compact_seeds, parse_seeds
 from dsob_pl.tracking.store import PARENT_TAG
@@ -161,8 +160,6 @@ def parse_suite(tree: Mapping[str, Any], source: str) -> Suite:
         score = tree.get("score", DEFAULT_SCORE)
         if not isinstance(score, str) or not score:
             raise UsageError(f"score: expected the name of a metric such as {DEFAULT_SCORE}, got {score!r}")
-        if score not in METRICS:
-            raise UsageError(f"score: no report shows '{score}'{nearest(score, METRICS)} (one of {', '.join(METRICS)})")
         seeds = tuple(parse_seeds(tree["seeds"]))
         options = _options(tree.get("options"), "options")
         return Suite(_named(name, "name"), score, seeds, grid["tasks"], grid["methods"], grid["noise"], options)
