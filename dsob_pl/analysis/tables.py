@@ -10,14 +10,9 @@ import pandas as pd
 
 from dsob_pl.analysis.settings import COLUMNS
 from dsob_pl.errors import UsageError, nearest
+from dsob_pl.tracking.glossary import SCORES
 
-METRICS = (
-    "eval/normalized_score",
-    "eval/return_mean",
-    "eval/discounted_return",
-    "eval/value",
-    "eval_clean/return_mean",
-)
+METRICS = SCORES
 FACTORS = ["task", "method", "noise"]
 # Runs in other states have not had all of their steps: they are named, and are in no statistic.
 ENDED = ("FINISHED", "FAILED")

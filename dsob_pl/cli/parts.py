@@ -42,8 +42,9 @@ def public_parts() -> dict[str, type]:
 
 
 def find_part(class_path: str, key: str) -> Any:
-    """The class or function at ``class_path``, which may be the bare name of one of this package's or of a
-    callback or logger of Lightning's.
+    """The class or function at ``class_path``.
+
+    A bare name is one of this package's, or a callback or logger of Lightning's, as on Lightning's own command line.
 
     Raises:
         UsageError: there is none; names the nearest.
@@ -53,10 +54,7 @@ def find_part(class_path: str, key: str) -> Any:
         known = {path.rpartition(".")[2]: path for path in public_parts()}
         if name in known:
             return public_parts()[known[name]]
-        for module_name in (
-            "lightning.pytorch.callbacks",
-            "lightning.pytorch.loggers",
-        ):  # as Lightning's own CLI has it
+        for module_name in ("lightning.pytorch.callbacks", "lightning.pytorch.loggers"):
             if hasattr(module := importlib.import_module(module_name), name):
                 return getattr(module, name)
         close = nearest(name, known)

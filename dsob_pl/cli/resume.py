@@ -6,7 +6,7 @@ import hashlib
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,6 @@ import lightning as L
 import yaml
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
-from dsob_pl.cli.config_files import leaves
-from dsob_pl.cli.diagnose import LINKED
 from dsob_pl.data.on_disk import files_are_whole
 from dsob_pl.errors import UsageError, nearest
 from dsob_pl.files import is_whole
@@ -170,8 +168,10 @@ def resume_command(command: str, arguments: Sequence[str], checkpoint: str) -> s
 
 # With which settings --------------------------------------------------------------------------------------------------
 
-# What may change without a change of what is learned. The Trainer's options are about how long and how often.
-_FREE = {"model.init_args.compile", *LINKED, "model.init_args.observation_size", "model.init_args.action_size"}
+# The Trainer's options are about how long and how often.
+_LEARNED = ("model", "data", "seed_everything")
+_FREE = {"model.init_args.compile"}
+_TOLD = 3
 
 
 def changed_settings(content: dict[str, Any], config: dict[str, Any]) -> str:
@@ -185,15 +185,25 @@ def changed_settings(content: dict[str, Any], config: dict[str, Any]) -> str:
         before = yaml.safe_load(content.get(CONFIG_KEY, "")) or {}
     except yaml.YAMLError:
         return ""
-    own = [{k: v for k, v in leaves({p: tree.get(p) for p in _LEARNED}) if k not in _FREE} for tree in (before, config)]
-    if not before or "seed_everything" not in before:  # of many seeds, which are looked at elsewhere
-        own = [{k: v for k, v in one.items() if k != "seed_everything"} for one in own]
-    keys = [key for key in dict.fromkeys([*own[0], *own[1]]) if own[0].get(key) != own[1].get(key)] if before else []
-    told = [f"{key} {_short(own[0].get(key))} -> {_short(own[1].get(key))}" for key in keys[:3]]
-    return ", ".join(told + ([f"and {len(keys) - 3} more"] if len(keys) > 3 else []))
+    changed = [
+        f"{key} {_short(old)} -> {_short(new)}"
+        for part in _LEARNED
+        if part in before  # a run of many seeds has no seed of its own
+        for key, old, new in _differences(before[part], config[part], part)
+        if key not in _FREE
+    ]
+    more = [f"and {len(changed) - _TOLD} more"] if len(changed) > _TOLD else []
+    return ", ".join(changed[:_TOLD] + more)
 
 
-_LEARNED = ("model", "data", "seed_everything")
+def _differences(before: Any, now: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
+    """Dotted key, old and new value. A key that one side lacks is an option of another version, and none of them."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in before:
+            if name in now:
+                yield from _differences(before[name], now[name], f"{key}.{name}")
+    elif before != now:
+        yield key, before, now
 
 
 def _short(value: Any) -> str:

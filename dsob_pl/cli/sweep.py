@@ -14,10 +14,9 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from dsob_pl.analysis.tables import METRICS
 from dsob_pl.cli.config_files import read_sources
 from dsob_pl.cli.options import Parser, at_least
-from dsob_pl.errors import RunFailed, UsageError, nearest
+from dsob_pl.errors import RunFailed, UsageError
 from dsob_pl.experiments.suite import Cell, Suite, expand, parse_settings, parse_suite, select
 from dsob_pl.seeds import compact_seeds, parse_seeds
 from dsob_pl.tracking.store import reason_of
@@ -108,9 +107,6 @@ def read_suite(file: str, settings: Sequence[tuple[str, str]] = ()) -> tuple[Sui
     tree = read_sources(["--config", file])[0].tree
     text = Path(file).read_text(encoding="utf-8")
     suite = dataclasses.replace(parse_suite(tree, file), text=text)
-    if suite.score not in METRICS:
-        hint = f"{nearest(suite.score, METRICS)} (one of {', '.join(METRICS)})"
-        raise UsageError(f"{file}: score: no report shows '{suite.score}'{hint}")
     trees: dict[str, Any] = {}
     for where, part in suite.parts():
         for name in part.files:

@@ -14,6 +14,7 @@ from typing import Any
 
 from dsob_pl.errors import UsageError, nearest
 from dsob_pl.seeds import compact_seeds, parse_seeds
+from dsob_pl.tracking.glossary import SCORES
 from dsob_pl.tracking.store import PARENT_TAG
 
 KEYS = ("name", "score", "seeds", "tasks", "methods", "noise", "options")
@@ -160,6 +161,8 @@ def parse_suite(tree: Mapping[str, Any], source: str) -> Suite:
         score = tree.get("score", DEFAULT_SCORE)
         if not isinstance(score, str) or not score:
             raise UsageError(f"score: expected the name of a metric such as {DEFAULT_SCORE}, got {score!r}")
+        if score not in SCORES:
+            raise UsageError(f"score: no report shows '{score}'{nearest(score, SCORES)} (one of {', '.join(SCORES)})")
         seeds = tuple(parse_seeds(tree["seeds"]))
         options = _options(tree.get("options"), "options")
         return Suite(_named(name, "name"), score, seeds, grid["tasks"], grid["methods"], grid["noise"], options)

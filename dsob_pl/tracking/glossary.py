@@ -88,6 +88,15 @@ GLOSSARY: dict[str, str] = {
     "speed/steps_per_second": "environment steps per second since the previous report",
 }
 
+# Those by which the methods of a suite are compared.
+SCORES = (
+    "eval/normalized_score",
+    "eval/return_mean",
+    "eval/discounted_return",
+    "eval/value",
+    "eval_clean/return_mean",
+)
+
 
 def unknown_metrics(names: Iterable[str]) -> list[str]:
     """One line for each of ``names`` that the glossary lacks, with the nearest name it has."""

@@ -15,6 +15,7 @@ import yaml
 from cli_project import BASE, ROOT, Finished, client_of, runs_of
 
 from dsob_pl.cli import main
+from dsob_pl.cli.resume import changed_settings
 from dsob_pl.tracking import unknown_metrics
 
 
@@ -244,6 +245,25 @@ def test_a_checkpoint_that_a_later_run_has_replaced_is_not_taken_for_the_earlier
     # Where there are no names, of the same environment at least.
     assert main([*fit, "--trainer.logger=false", "--ckpt_path=last", "--data.env_id=InvertedDoublePendulum-v5"]) == 2
     assert "there is no last.ckpt of an earlier run" in capfd.readouterr().err
+
+
+def test_what_a_resumed_run_changes_by_hand() -> None:
+    def told(before: dict[str, object], now: dict[str, object]) -> str:
+        return changed_settings({"dsob_config": yaml.safe_dump(before, sort_keys=False)}, {"model": {}, "data": {}} | now)
+
+    model = {"gamma": 0.9, "tau": 0.1, "compile": False, "critic": {"class_path": "A", "init_args": {"hidden": [8]}}}
+    before = {"model": {"init_args": model}, "data": {"noise": None, "env_id": "X"}, "trainer": {"max_steps": 5}}
+    now = {"model": {"init_args": {**model, "compile": True}}, "data": before["data"], "seed_everything": 3}
+    assert told(before, now) == ""  # how it is computed, for how long, and a seed that was none of one run
+    of_today = {**model, "drift": 0.5}  # an option that there was not
+    del of_today["tau"]  # and one that is no more
+    assert told(before, {**now, "model": {"init_args": of_today}}) == ""
+    assert told(before, {**now, "data": {"noise": ["N"], "env_id": "X"}}) == "data.noise null -> ['N']"
+    other = {"model": {"init_args": {**model, "gamma": 0.5, "tau": 0.2, "critic": {"class_path": "B"}}}}
+    each = "model.init_args.gamma 0.9 -> 0.5, model.init_args.tau 0.1 -> 0.2, model.init_args.critic.class_path A -> B"
+    assert told(before, {**now, **other}) == each
+    assert told(before, {**now, **other, "data": {"noise": None, "env_id": "Y"}}) == f"{each}, and 1 more"
+    assert told({}, now) == ""  # of another program
 
 
 def test_the_last_run_is_not_gone_on_with_by_another_experiment(
