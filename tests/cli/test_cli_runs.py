@@ -249,7 +249,9 @@ def test_a_checkpoint_that_a_later_run_has_replaced_is_not_taken_for_the_earlier
 
 def test_what_a_resumed_run_changes_by_hand() -> None:
     def told(before: dict[str, object], now: dict[str, object]) -> str:
-        return changed_settings({"dsob_config": yaml.safe_dump(before, sort_keys=False)}, {"model": {}, "data": {}} | now)
+        return changed_settings(
+            {"dsob_config": yaml.safe_dump(before, sort_keys=False)}, {"model": {}, "data": {}} | now
+        )
 
     model = {"gamma": 0.9, "tau": 0.1, "compile": False, "critic": {"class_path": "A", "init_args": {"hidden": [8]}}}
     before = {"model": {"init_args": model}, "data": {"noise": None, "env_id": "X"}, "trainer": {"max_steps": 5}}
