@@ -232,7 +232,7 @@ def _last_of_run(config: dict[str, Any], overlays: list[str], seeds: Sequence[in
     folders = [Path(folder) for folder in [(config.get("checkpoint") or {}).get("dirpath")] if folder]
     start = Path(config["trainer"].get("default_root_dir") or ".")
     if not loggers:
-        folders += [start / "checkpoints", *(f / "checkpoints" for f in start.glob("lightning_logs/version_*"))]
+        folders += [*start.glob("checkpoints*"), *start.glob("lightning_logs/version_*/checkpoints")]
     for entry in loggers:
         arguments = entry.get("init_args") or {}
         root = Path(arguments.get("save_dir") or ".") / (arguments.get("name") or "lightning_logs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from dsob_pl.data.on_disk import FILES_KEY, REPLAY_FOLDER
 from dsob_pl.errors import Interrupted, RunFailed, UsageError, nearest
-from dsob_pl.files import link
+from dsob_pl.files import Hold, hold_folder, link
 from dsob_pl.training.checkpoint_file import (
     CONFIG_KEY,
     FORMAT_KEY,
@@ -46,12 +47,14 @@ class BestAndLast(ModelCheckpoint):
     Args:
         monitor: metric that decides which checkpoint is the best; a run that never logs it has only a last one.
         mode: whether a larger (max) or a smaller (min) value is better.
-        dirpath: folder of the files; None means the checkpoints folder of the run's artifacts.
+        dirpath: folder of the files; None means the checkpoints folder of the run's artifacts or, where no logger has
+            a folder for each run, the first of checkpoints, checkpoints_2, ... that no other run has.
         replay: whether last.ckpt carries the replay buffer, which going on with the run needs; best.ckpt never does.
         best_k: so many of the best are kept, as ``step_<n>.ckpt`` where it is more than one.
 
     Raises:
-        UsageError: ``best_k`` is not an integer of at least 1.
+        UsageError: ``best_k`` is not an integer of at least 1; when training begins, ``dirpath`` has the checkpoints of
+            another run.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class BestAndLast(ModelCheckpoint):
         self.run_id = ""  # of the MLflow run, likewise
         self._with_replay = replay
         self._own_folder = False  # chosen here
+        self._hold: Hold | None = None  # of the folder
         self._monitor_missed = False  # and that has been said
         self._source: Path | None = None  # the checkpoint that is gone on from
         self._saved: dict[str, Any] = {}  # state of this callback in it
@@ -108,10 +112,11 @@ class BestAndLast(ModelCheckpoint):
         """Chooses the folder; puts back the generators of random numbers, and the best of the run that goes on."""
         super().on_train_start(trainer, pl_module)
         if self.dirpath is None:
-            loggers = trainer.loggers[:1]
-            folders = (getattr(x, name, None) for x in loggers for name in ("artifact_dir", "log_dir", "save_dir"))
-            folder = next((f for f in folders if isinstance(f, str | Path)), trainer.default_root_dir)
-            self.dirpath, self._own_folder = str(Path(folder).absolute() / "checkpoints"), True
+            self.dirpath, self._own_folder = str(self._choose_folder(trainer)), True
+        elif isinstance(trainer, L.Trainer) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            # Those of many seeds lie in folders of the one that is looked at here.
+            self.check_folder(*self._earlier_folders())
+            self._take_hold_of_folder()
         data = trainer.datamodule  # type: ignore[attr-defined]
         if self.replay and hasattr(data, "write_replay_to"):
             data.write_replay_to(Path(self.dirpath) / REPLAY_FOLDER)
@@ -153,6 +158,12 @@ class BestAndLast(ModelCheckpoint):
         asked = isinstance(exception, Interrupted | SIGTERMException)
         if asked and self.dirpath and not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        self._let_go()
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Lets others write to the folder."""
+        super().teardown(trainer, pl_module, stage)
+        self._let_go()
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         name = first_non_finite(trainer.lightning_module)
@@ -193,6 +204,25 @@ class BestAndLast(ModelCheckpoint):
         """Keeps it until it is known whether the same run goes on: another has a best and a last of its own."""
         self._saved = state_dict
 
+    def check_folder(self, *earlier: Path) -> None:
+        """Raises UsageError where ``dirpath`` has the checkpoints of another run; creates nothing.
+
+        Args:
+            earlier: folders of the run that is gone on with.
+        """
+        folder = self.asked_for
+        if folder is None:
+            return
+        if _has_checkpoints(folder) and folder.resolve() not in [place.resolve() for place in earlier]:
+            raise UsageError(
+                f"checkpoint.dirpath: '{self.dirpath}' has the checkpoints of another run, which this one would "
+                "replace; give another folder, or go on with that run by --ckpt_path"
+            )
+        hold = hold_folder(folder)
+        if hold is None:
+            raise UsageError(f"checkpoint.dirpath: a run that is still going on writes to '{self.dirpath}'")
+        hold.release()
+
     @property
     def asked_for(self) -> Path | None:
         """The folder on this machine that was given for the files, where one was."""
@@ -205,12 +235,49 @@ class BestAndLast(ModelCheckpoint):
         """The file to go back to: the best checkpoint, else the last, else nothing."""
         return self.best_model_path or self.last_model_path
 
+    def _choose_folder(self, trainer: L.Trainer) -> Path:
+        """That of the logger's run or, where all runs share one, the first beside those of other runs; holds it."""
+        logger = trainer.loggers[0] if trainer.loggers else None
+        for name in ("artifact_dir", "log_dir"):
+            if isinstance(folder := getattr(logger, name, None), str | Path):
+                return Path(folder).absolute() / "checkpoints"
+        root = Path(getattr(logger, "save_dir", None) or trainer.default_root_dir).absolute()
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return root / "checkpoints"
+        earlier = [place.resolve() for place in self._earlier_folders()]
+        names = ("checkpoints" if n == 1 else f"checkpoints_{n}" for n in count(1))
+        for folder in (root / name for name in names):
+            if folder.resolve() in earlier or not _has_checkpoints(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                self._hold = hold_folder(folder)
+                if self._hold is not None:
+                    return folder
+        raise AssertionError  # the names do not end
+
+    def _take_hold_of_folder(self) -> None:
+        folder = self.asked_for
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        self._hold = hold_folder(folder)
+        if self._hold is None:  # two runs that began at the same moment
+            raise UsageError(f"checkpoint.dirpath: a run that is still going on writes to '{self.dirpath}'")
+
+    def _earlier_folders(self) -> list[Path]:
+        """Those of the run that goes on: where it was, where its checkpoint is now, and where this object has saved."""
+        folders = [Path(self._saved["dirpath"])] if self._saved.get("dirpath") else []
+        return [*folders, *(Path(file).parent for file in (self._source, self.last_model_path) if file)]
+
+    def _let_go(self) -> None:
+        if self._hold is not None:
+            self._hold.release()
+            self._hold = None
+
     def _take_back_the_best(self) -> None:
         """Goes on with best and last of the run whose checkpoint was loaded, if they are in this run's folder."""
-        folder, saved = Path(self.dirpath or ""), self._saved
+        folder, saved, earlier = Path(self.dirpath or ""), self._saved, self._earlier_folders()
         self._saved = {}
-        folders = [Path(saved.get("dirpath") or "/"), *([self._source.parent] if self._source else [])]
-        if not saved or folder.resolve() not in [place.resolve() for place in folders]:
+        if not saved or folder.resolve() not in [place.resolve() for place in earlier]:
             return
 
         def here(path: str) -> str:
@@ -228,3 +295,7 @@ class BestAndLast(ModelCheckpoint):
         best = Path(self.best_model_path)
         if best.is_file():
             link(best, best.with_name(f"{BEST}{best.suffix}"))
+
+
+def _has_checkpoints(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("last.ckpt", f"{BEST}.ckpt"))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +21,7 @@ from cli_project import BASE, ROOT, Finished, client_of, runs_of
 from dsob_pl.cli import main
 from dsob_pl.cli.resume import changed_settings
 from dsob_pl.tracking import unknown_metrics
+from dsob_pl.training import read_checkpoint
 
 
 def test_two_runs_started_at_one_moment_on_an_empty_folder(finished: Finished) -> None:
@@ -232,12 +237,28 @@ def test_checkpoints_in_a_folder_of_ones_own_are_those_of_the_run(
     assert [point.step for point in history] == [30, 60, 90]
 
 
+@pytest.mark.parametrize("seeds", [[], ["--seeds=0-1"]], ids=["one", "many"])
+def test_a_folder_with_the_checkpoints_of_another_run_is_refused(
+    seeds: list[str], project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fit = ["fit", "--config", "base.yaml", "--checkpoint.dirpath=kept", "--trainer.max_steps=30", *seeds]
+    assert main(fit) == 0
+    first = runs_of(project)
+    before = {path: path.read_bytes() for path in (project / "kept").rglob("*.ckpt")}
+    capfd.readouterr()
+    assert main([*fit, "--model.init_args.gamma=0.9"]) == 2
+    assert "has the checkpoints of another run, which this one would replace" in capfd.readouterr().err
+    assert len(runs_of(project)) == len(first)
+    assert {path: path.read_bytes() for path in (project / "kept").rglob("*.ckpt")} == before
+
+
 def test_a_checkpoint_that_a_later_run_has_replaced_is_not_taken_for_the_earlier_one_s(
     project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     fit = ["fit", "--config", "base.yaml", "--checkpoint.dirpath=kept", "--trainer.max_steps=30"]
     assert main(fit) == 0
     (first,) = runs_of(project)
+    shutil.rmtree(project / "kept")
     assert main([*fit, "--seed_everything=1"]) == 0
     capfd.readouterr()
     assert main(["evaluate", "--run", first.info.run_id, "--episodes=1"]) == 2
@@ -245,6 +266,43 @@ def test_a_checkpoint_that_a_later_run_has_replaced_is_not_taken_for_the_earlier
     # Where there are no names, of the same environment at least.
     assert main([*fit, "--trainer.logger=false", "--ckpt_path=last", "--data.env_id=InvertedDoublePendulum-v5"]) == 2
     assert "there is no last.ckpt of an earlier run" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("seeds", [[], ["--seeds=0-1"]], ids=["one", "many"])
+def test_runs_without_a_logger_replace_nothing_of_each_other(seeds: list[str], project: Path) -> None:
+    fit = ["fit", "--config", "base.yaml", "--trainer.logger=false", "--trainer.max_steps=30", *seeds]
+    assert main(fit) == 0
+    before = {path: path.read_bytes() for path in project.rglob("*.ckpt")}
+    assert main(fit) == 0
+    assert {path: path.read_bytes() for path in before} == before
+    new = {path.parent.relative_to(project) for path in project.rglob("*.ckpt")} - {
+        path.parent.relative_to(project) for path in before
+    }
+    assert new == {Path("checkpoints_2"), *(Path(f"seed_{seed}/checkpoints_2") for seed in (0, 1) if seeds)}
+    # Going on is with the newest, in its own folder.
+    assert main([*fit, "--ckpt_path=last", "--trainer.max_steps=60"]) == 0
+    assert read_checkpoint(project / "checkpoints_2" / "last.ckpt")["global_step"] == 60
+    assert {path: path.read_bytes() for path in before} == before
+    assert not list(project.rglob("checkpoints_3"))
+
+
+def test_two_runs_at_once_do_not_share_a_folder(project: Path) -> None:
+    fit = ["fit", "--config", "base.yaml", "--checkpoint.dirpath=kept"]
+    command = [sys.executable, "-m", "dsob_pl", *fit]
+    with subprocess.Popen([*command, "--trainer.max_steps=1000000"], stdout=subprocess.DEVNULL) as first:
+        try:
+            deadline = time.monotonic() + 60
+            while not (project / "kept").is_dir():  # nothing is saved in it before the first evaluation
+                assert first.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            second = subprocess.run([*command, "--trainer.max_steps=30"], stderr=subprocess.PIPE, text=True)
+            assert first.poll() is None
+        finally:
+            first.terminate()
+    assert second.returncode == 2
+    assert "Traceback" not in second.stderr
+    assert re.search("a run that is still going on writes to|has the checkpoints of another run", second.stderr)
 
 
 def test_what_a_resumed_run_changes_by_hand() -> None:
