@@ -37,6 +37,8 @@ def run_names(config: dict[str, Any], overlays: list[str], seeds: Sequence[int] 
 class RecordRun(SaveConfigCallback):
     """Gives the resolved config and the run's provenance to every logger and checkpoint, when training starts.
 
+    A run that goes on with another config keeps the first; the new one is ``config_from_step_<n>.yaml`` beside it.
+
     That is later than Lightning's own callback, which writes before checkpoint and data are known to be good: a run
     that fails on its config must leave nothing behind.
 
@@ -88,6 +90,7 @@ class RecordRun(SaveConfigCallback):
                 for callback in own:
                     callback.run_id = callback.run_id or logger.run_id
                 if logger.continued:
+                    _log_changed_config(logger, config, trainer.global_step)
                     continue
                 logger.log_text(text, "config.yaml")
                 logger.log_hyperparams(config)
@@ -112,3 +115,17 @@ class RecordRun(SaveConfigCallback):
                 logger.final_status = "KILLED" if killed else "FAILED"
                 # What broke off for another reason, such as a full disk, would not fail again.
                 logger.failed_by_itself = isinstance(exception, RunFailed) and not isinstance(exception, OutOfRoom)
+
+
+def _log_changed_config(logger: MLflowLogger, config: dict[str, Any], step: int) -> None:
+    """Writes the config of a run that goes on at ``step``, where it is not the one that it had last."""
+
+    def began(path: Path) -> int:
+        return int(path.stem.rpartition("_")[2]) if "_" in path.stem else 0
+
+    files = [*logger.artifact_dir.glob("config.yaml"), *logger.artifact_dir.glob("config_from_step_[0-9]*.yaml")]
+    if files:
+        before = yaml.safe_load(max(files, key=began).read_text(encoding="utf-8"))
+        if {**before, "ckpt_path": None} == {**config, "ckpt_path": None}:
+            return
+    logger.log_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), f"config_from_step_{step}.yaml")

@@ -34,9 +34,19 @@ _SECONDS_TO_ANSWER = 10
 
 
 def resolve_tracking_uri(tracking_uri: str | None) -> str:
-    """``tracking_uri``, else MLFLOW_TRACKING_URI, else sqlite:///mlflow.db; sqlite paths made absolute."""
+    """``tracking_uri``, else MLFLOW_TRACKING_URI, else sqlite:///mlflow.db; sqlite paths made absolute.
+
+    Raises:
+        UsageError: such a path has a question mark or a code such as %20, of which MLflow would make another path.
+    """
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_TRACKING_URI
-    return _SQLITE + os.path.abspath(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else uri
+    if not uri.startswith(_SQLITE):
+        return uri
+    path = os.path.abspath(uri.removeprefix(_SQLITE))
+    if "?" in path or unquote(path) != path:
+        reason = "MLflow takes no database with a question mark or a code such as %20 in its path"
+        raise UsageError(f"{reason}: '{path}'; use another folder")
+    return _SQLITE + path
 
 
 def database_path(tracking_uri: str) -> Path | None:

@@ -40,6 +40,32 @@ def test_a_whole_run_with_such_names(project: Path) -> None:
     assert len(list((project / "inside" / "mlruns").rglob("last.ckpt"))) == 1
 
 
+@pytest.mark.parametrize("name", ["with space", "100%", "a#b", "ünï", "a&b=c;d", "'q'"])
+def test_a_project_s_folder_may_have_any_name(
+    name: str, project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (project / name).mkdir()
+    monkeypatch.chdir(project / name)
+    assert main(["fit", "--config", "../base.yaml", "--trainer.max_steps=12", "--trainer.val_check_interval=12"]) == 0
+    (run,) = runs_of(project / name)
+    assert main(["evaluate", "--run", run.info.run_id, "--episodes=1", "--json"]) == 0
+    assert capfd.readouterr().err == ""
+    assert sorted(p.name for p in project.iterdir() if p.name != "__pycache__") == sorted(["base.yaml", name])
+
+
+@pytest.mark.parametrize("name", ["what?", "100%25"])
+def test_but_for_those_of_which_mlflow_would_make_another(
+    name: str, project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (project / name).mkdir()
+    monkeypatch.chdir(project / name)
+    for command in (["fit", "--config", "../base.yaml"], ["evaluate", "--run", "x"]):
+        assert main(command) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert "no database with a question mark or a code such as %20 in its path" in line
+    assert sorted(p.name for p in project.rglob("*") if p.name != "__pycache__") == sorted(["base.yaml", name])
+
+
 @pytest.mark.parametrize("run", ["../secret", "..", "*", "?", "%", "secret/../../secret", ".", "[a-z]*"])
 def test_a_run_is_looked_for_by_its_id_only(run: str, project: Path, capfd: pytest.CaptureFixture[str]) -> None:
     # What a path would find: a readable checkpoint beside and above the artifacts of a run.

@@ -346,6 +346,14 @@ def test_the_last_run_is_not_gone_on_with_by_another_experiment(
     assert said in capfd.readouterr().out
     assert main([*fit, *other, "--trainer.max_steps=70", f"--ckpt_path={path}"]) == 0
     assert "other settings" not in capfd.readouterr().out  # which are in the checkpoint now
+    # The run keeps each of its configs.
+    folder = Path(run.info.artifact_uri)
+    configs = {file.name: yaml.safe_load(file.read_text()) for file in folder.glob("*.yaml")}
+    settings = {name: (c["model"]["init_args"]["gamma"], c["trainer"]["max_steps"]) for name, c in configs.items()}
+    later = {"config_from_step_30.yaml": (0.5, 60), "config_from_step_60.yaml": (0.5, 70)}
+    assert settings == {"config.yaml": (0.99, 30), **later}
+    assert main([*fit, *other, "--trainer.max_steps=70", f"--ckpt_path={path}"]) == 0
+    assert {file.name for file in folder.glob("*.yaml")} == set(configs)
 
 
 def test_the_last_checkpoint_without_a_logger_is_found(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
