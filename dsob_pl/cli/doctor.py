@@ -183,6 +183,7 @@ def folders() -> Iterator[Finding]:
 
 def database(tracking_uri: str | None) -> Iterator[Finding]:
     """That MLflow's store is there, and takes what it is given."""
+    from dsob_pl.tracking.moved import check_not_moved
     from dsob_pl.tracking.store import (
         all_runs,
         database_path,
@@ -204,6 +205,7 @@ def database(tracking_uri: str | None) -> Iterator[Finding]:
         if problem is not None:
             yield Finding("problem", "MLflow", problem)
             return
+        check_not_moved(uri, Path("mlruns").absolute())
     from mlflow.exceptions import MlflowException
 
     try:

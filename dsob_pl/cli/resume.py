@@ -19,6 +19,7 @@ from dsob_pl.errors import UsageError, nearest
 from dsob_pl.files import is_whole
 from dsob_pl.seeds import compact_seeds
 from dsob_pl.tracking import MLflowLogger
+from dsob_pl.tracking.moved import check_not_moved
 from dsob_pl.tracking.record import run_names
 from dsob_pl.tracking.store import (
     PARENT_TAG,
@@ -228,6 +229,7 @@ def _last_of_run(config: dict[str, Any], overlays: list[str], seeds: Sequence[in
                 arguments.get("tracking_uri"),
                 arguments.get("experiment_name") or experiment,
                 arguments.get("run_name") or name,
+                Path(arguments.get("artifact_location") or "mlruns").absolute(),
             )
     folders = [Path(folder) for folder in [(config.get("checkpoint") or {}).get("dirpath")] if folder]
     start = Path(config["trainer"].get("default_root_dir") or ".")
@@ -253,11 +255,12 @@ def _environment_of(path: Path) -> str | None:
         return None
 
 
-def _last_in_mlflow(tracking_uri: str | None, experiment: str, name: str) -> Path:
+def _last_in_mlflow(tracking_uri: str | None, experiment: str, name: str, artifacts: Path) -> Path:
     uri = resolve_tracking_uri(tracking_uri)
     database = database_path(uri)
     if database is not None and not database.is_file():
         raise UsageError(f"ckpt_path: 'last': there is no MLflow database '{database}'; run from the project's folder")
+    check_not_moved(uri, artifacts)
     with reading(uri) as client:
         found = client.get_experiment_by_name(experiment)
         runs = [] if found is None else all_runs(client, [found.experiment_id])

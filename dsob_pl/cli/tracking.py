@@ -1,4 +1,4 @@
-"""``tracking replay``: writes to MLflow what a run has kept in its journal while MLflow did not take it."""
+"""``tracking``: what puts MLflow's records right, where MLflow did not take them or the project has moved."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dsob_pl.cli.options import Parser
 from dsob_pl.errors import RunFailed, UsageError, nearest
 from dsob_pl.tracking.delivery import Connection, StoreUnavailable, replay
 from dsob_pl.tracking.journal import Journal, journals_under, read_header
-from dsob_pl.tracking.store import existing_client, reason_of, resolve_tracking_uri
+from dsob_pl.tracking.moved import relocate
+from dsob_pl.tracking.store import database_path, existing_client, reason_of, resolve_tracking_uri
 
-_ACTIONS = ("replay",)
+_ACTIONS = ("replay", "relocate")
 
 
 def parser() -> Parser:
@@ -18,12 +19,14 @@ def parser() -> Parser:
     result = Parser(
         prog="python -m dsob_pl tracking",
         description="replay: writes the journals of a run, and of its seeds' runs, to MLflow, each point once; a "
-        "journal that is written is removed. May be cut off and called again.",
+        "journal that is written is removed. May be cut off and called again. relocate: has MLflow's database name the "
+        "folder of artifacts, where the project was moved or copied.",
         allow_abbrev=False,
     )
-    result.add_argument("action", metavar="replay")
-    result.add_argument("folder", metavar="RUN_DIR", help="the run's folder, such as mlruns/EXPERIMENT/RUN_ID")
-    result.add_argument("--tracking_uri", metavar="URI", help="the store, where it has moved (that of the journal)")
+    result.add_argument("action", metavar="ACTION", help=" or ".join(_ACTIONS))
+    which = "of replay: the run's, such as mlruns/EXPERIMENT/RUN_ID; of relocate: that of all artifacts, mlruns"
+    result.add_argument("folder", metavar="FOLDER", help=which)
+    result.add_argument("--tracking_uri", metavar="URI", help="the store (replay: that of the journal; else mlflow.db)")
     return result
 
 
@@ -38,15 +41,31 @@ def tracking(arguments: list[str]) -> int:
     if options is None:
         return 0
     if options.action not in _ACTIONS:
-        raise UsageError(
-            f"tracking: unknown action '{options.action}'{nearest(options.action, _ACTIONS)}; expected replay"
-        )
+        hint = nearest(options.action, _ACTIONS)
+        raise UsageError(f"tracking: unknown action '{options.action}'{hint}; expected {' or '.join(_ACTIONS)}")
+    if options.action == "relocate":
+        print(_relocate(Path(options.folder), options.tracking_uri))
+        return 0
     paths = journals_under(Path(options.folder))
     if not paths:
         print(f"there is no journal in '{options.folder}': all of the run is in MLflow")
     for path in paths:
         print(_replay(path, options.tracking_uri))
     return 0
+
+
+def _relocate(folder: Path, tracking_uri: str | None) -> str:
+    """Has the database name a folder of artifacts; what was done, in a line."""
+    uri = resolve_tracking_uri(tracking_uri)
+    if not folder.is_dir():
+        raise UsageError(f"tracking: there is no folder '{folder}'; expected that of all artifacts, such as mlruns")
+    if database_path(uri) is None:
+        raise UsageError(f"tracking: relocate changes an sqlite database, got '{uri}'")
+    existing_client(uri, write=True)
+    done = relocate(uri, folder.absolute())
+    if done is None:
+        return f"'{database_path(uri)}' names no other folder for the runs in '{folder}'"
+    return f"{done[1]} runs that were in '{done[0]}' are in '{folder.absolute()}' now"
 
 
 def _replay(path: Path, tracking_uri: str | None) -> str:

@@ -21,6 +21,7 @@ from dsob_pl.experiments.schedule import Watch
 from dsob_pl.experiments.suite import Cell, Suite
 from dsob_pl.experiments.table import Table
 from dsob_pl.experiments.worker import Job, Outcome, is_trained, locked, outcome_of_ended
+from dsob_pl.tracking.moved import check_not_moved
 from dsob_pl.tracking.store import (
     SUPERSEDED_TAG,
     check_writable,
@@ -75,14 +76,15 @@ def run_sweep(sweep: Sweep, runner: Runner, stop: Event) -> dict[str, Outcome]:
         stop: ends everything politely when it is set.
 
     Raises:
-        UsageError: cells have been run with other settings, what is to be run anew is being trained, or nothing can be
-            written here; nothing has been started or given up.
+        UsageError: cells have been run with other settings, what is to be run anew is being trained, nothing can be
+            written here, or the project was moved; nothing has been started or given up.
     """
     uri = resolve_tracking_uri(None)
     database = database_path(uri)
     logs = (database.parent if database else Path.cwd()) / "runs" / sweep.suite.name
     for folder in (Path.cwd() / "mlruns", logs):
         check_writable(folder)
+    check_not_moved(uri, Path.cwd() / "mlruns")
     runs = recorded(sweep.suite)
     _check_settings(sweep, runs)
     jobs = [Job(cell, "", uri, logs, Path.cwd(), sweep.threads) for cell in sweep.cells]

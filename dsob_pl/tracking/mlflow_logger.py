@@ -21,6 +21,7 @@ from dsob_pl.errors import UsageError
 from dsob_pl.files import Hold, hold_folder
 from dsob_pl.tracking.delivery import METRICS_PER_CALL, Connection, Delivery
 from dsob_pl.tracking.journal import UPLOADS, Header, Row
+from dsob_pl.tracking.moved import check_not_moved
 from dsob_pl.tracking.provenance import flatten
 from dsob_pl.tracking.store import (
     CHECKPOINTS_TAG,
@@ -129,6 +130,7 @@ class MLflowLogger(Logger):
             tables = tables_of(database) if database.is_file() else None
             if tables and tables.isdisjoint(MLFLOW_TABLES):  # MLflow would add its own
                 raise UsageError(f"trainer.logger.tracking_uri: '{database}' is a database, but not MLflow's")
+            check_not_moved(self.tracking_uri, self.artifact_location)
         check_writable(self.artifact_location)
 
     @property

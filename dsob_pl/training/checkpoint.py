@@ -223,6 +223,17 @@ class BestAndLast(ModelCheckpoint):
             raise UsageError(f"checkpoint.dirpath: a run that is still going on writes to '{self.dirpath}'")
         hold.release()
 
+    def move_with(self, whole: BestAndLast) -> None:
+        """Takes the folder of a seed to have moved as that of all seeds has since the checkpoint was written."""
+        old, new, own = whole._saved.get("dirpath"), whole._source, self._saved.get("dirpath")
+        if not old or new is None or not own:
+            return
+        before, now = Path(old), new.absolute().parent
+        while before != before.parent and before.name == now.name:
+            before, now = before.parent, now.parent
+        if Path(own).is_relative_to(before):
+            self._saved = {**self._saved, "dirpath": str(now / Path(own).relative_to(before))}
+
     @property
     def asked_for(self) -> Path | None:
         """The folder on this machine that was given for the files, where one was."""

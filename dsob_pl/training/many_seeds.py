@@ -25,7 +25,6 @@ _FORWARDED = (
     "on_fit_start",
     "on_sanity_check_start",
     "on_sanity_check_end",
-    "on_train_start",
     "on_train_epoch_start",
     "on_train_batch_start",
     "on_train_epoch_end",
@@ -129,6 +128,15 @@ class SeedRuns(L.Callback):
             own.lightning_module.trainer = own
         self._module.report, self._module.give_up = self.report, self.give_up
         self._forward("setup", stage)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Calls the callbacks, whose checkpoints have moved where those of all seeds have."""
+        whole = next((c for c in trainer.checkpoint_callbacks if isinstance(c, BestAndLast)), None)
+        for own in self._trainers.values():
+            for callback in own.callbacks:
+                if whole is not None and isinstance(callback, BestAndLast):
+                    callback.move_with(whole)
+        self._forward("on_train_start")
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int

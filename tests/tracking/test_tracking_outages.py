@@ -383,7 +383,7 @@ def test_a_journal_in_use_is_not_replayed(folder: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "tracking: the following arguments are required: replay, RUN_DIR"),
+        ([], "tracking: the following arguments are required: ACTION, FOLDER"),
         (["replai", "."], "unknown action 'replai'; did you mean 'replay'?"),
         (["replay", "nowhere"], "there is no folder 'nowhere'"),
         (["replay", ".", "--tracking_url=x"], "unknown option '--tracking_url=x'; did you mean '--tracking_uri'?"),
