@@ -1,12 +1,15 @@
-"""Ranges of the agent's numeric options, and a trial of its divergence."""
+"""Ranges of the agent's numeric options, and trials of its parts."""
 
 from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, get_args
 
 import torch
+from torch import Tensor, nn
 
 from dsob_pl.agents.recent_returns import foresight
 from dsob_pl.bellman import AdaptivePessimism, BoundUnit, SobolevOrder
@@ -64,6 +67,45 @@ def check_length(trainer: Any, agent: Any) -> None:
         raise UsageError(
             "model.overestimation: AdaptivePessimism.after: needs the end of the run, trainer.max_steps; got none"
         )
+
+
+def check_networks(agent: Any, observation_size: int, action_size: int) -> None:
+    """Raises UsageError where the policy or the critic cannot be called as they will be, or give another shape.
+
+    They are tried once on zeros: a shape that happens to broadcast would train something else without a word.
+    """
+    rows, members, noise_size = 2, agent.critic.ensemble_size, agent.critic.noise_size
+    count = agent.samples
+    states = torch.zeros(members, rows, 1, observation_size)
+    actions, noise = torch.zeros(members, rows, 1, action_size), torch.zeros(members, rows, count, noise_size)
+    trials: tuple[tuple[str, tuple[Tensor, ...], list[int], str], ...] = (
+        ("policy", (torch.zeros(rows, observation_size),), [rows, action_size], "actions"),
+        ("critic", (states, actions, noise), [members, rows, count], "samples"),
+    )
+    for name, inputs, shape, what in trials:
+        part = getattr(agent, name)
+        kind, given = type(part).__name__, ", ".join(str(list(x.shape)) for x in inputs)
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad(), _evaluating(part):
+                out = part(*inputs)
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UsageError(f"model.{name}: {kind} cannot be called with tensors {given}: {reason}") from error
+        found = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        if found != shape:
+            raise UsageError(f"model.{name}: expected tensors {given} -> {what} {shape}, got {found} from {kind}")
+
+
+@contextmanager
+def _evaluating(part: nn.Module) -> Iterator[None]:
+    """Has a part not learn from what it is tried on, such as statistics of a batch."""
+    before = {module: module.training for module in part.modules()}
+    part.eval()
+    try:
+        yield
+    finally:
+        for module, training in before.items():
+            module.training = training
 
 
 def check_divergence(agent: Any, observation_size: int, action_size: int) -> None:

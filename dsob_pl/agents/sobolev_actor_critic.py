@@ -26,6 +26,7 @@ from dsob_pl.agents.options import (
     check_collection,
     check_divergence,
     check_length,
+    check_networks,
     check_options,
     check_pessimism,
     check_risk,
@@ -209,6 +210,7 @@ class SobolevActorCritic(L.LightningModule):
         check_risk(self)
         check_pessimism(self)
         self.policy = policy(observation_size, action_size)
+        check_networks(self, observation_size, action_size)
         self.target_critic = target_copy(self.critic)
         self.target_policy = target_copy(self.policy)
         self.world_model = None if world_model is None else world_model(observation_size, action_size)

@@ -1,14 +1,18 @@
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 import yaml
 from tensordict import TensorDict
+from torch import nn
 
 from dsob_pl.agents import SobolevActorCritic
 from dsob_pl.bellman import SobolevOrder
+from dsob_pl.critics import GenerativeCritic
 from dsob_pl.divergences import MaxSlicedMMD, QuantileHuber
 from dsob_pl.errors import UsageError
+from dsob_pl.networks import DeterministicPolicy
 from dsob_pl.world_models import Deterministic
 
 
@@ -50,6 +54,61 @@ def test_gradients_without_a_world_model_are_refused():
         SobolevActorCritic(3, 1, world_model=None, sobolev=SobolevOrder.ACTION)
     agent = SobolevActorCritic(3, 1, world_model=None, sobolev=SobolevOrder.NONE)
     assert agent.act(torch.zeros(3)).shape == (1,)
+
+
+class Flat(GenerativeCritic):
+    """One sample too many axes: it broadcasts against targets, and nobody would notice."""
+
+    def forward(self, s, a, noise):
+        return super().forward(s, a, noise)[..., None]
+
+    def value_and_gradient(self, s, a, noise, state=True):
+        return None
+
+
+class Frozen(DeterministicPolicy):
+    """With a part that is told not to learn from what it sees, and one that draws."""
+
+    def __init__(self, observation_size, action_size):
+        super().__init__(observation_size, action_size, hidden=[4])
+        self.first = nn.Sequential(nn.BatchNorm1d(observation_size), nn.Dropout(0.5), nn.BatchNorm1d(observation_size))
+        self.first[2].eval()
+
+    def forward(self, observation):
+        return super().forward(self.first(observation))
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            {"policy": GenerativeCritic},
+            r"model\.policy: GenerativeCritic cannot be called with .* \[2, 3\]: .*noise",
+        ),
+        (
+            {"policy": lambda s, a: nn.Linear(s, 5)},
+            r"model\.policy: expected .* \[2, 3\] -> actions \[2, 1\], got",
+        ),
+        ({"policy": lambda s, a: nn.Linear(9, a)}, r"model\.policy: Linear cannot be called with tensors \[2, 3\]"),
+        ({"policy": lambda s, a: nn.LSTM(s, a)}, r"model\.policy: .* got tuple from LSTM"),
+        ({"critic": Flat}, r"-> samples \[2, 2, 10\], got \[2, 2, 10, 1\] from Flat"),
+    ],
+)
+def test_networks_that_cannot_be_called_or_give_another_shape_are_named(parts, message):
+    with pytest.raises(UsageError, match=message):
+        SobolevActorCritic(3, 1, **parts)
+
+
+def test_trying_a_network_changes_nothing_in_it():
+    torch.manual_seed(0)
+    agent = SobolevActorCritic(3, 1, policy=Frozen)
+    drawn = torch.rand(())
+    assert [module.training for module in agent.policy.first] == [True, True, False]
+    assert agent.policy.first[0].num_batches_tracked == 0
+    torch.manual_seed(0)
+    with mock.patch("dsob_pl.agents.sobolev_actor_critic.check_networks"):
+        SobolevActorCritic(3, 1, policy=Frozen)
+    assert torch.rand(()) == drawn  # as without the trial
 
 
 def test_replayed_targets_need_a_world_model_that_infers_noise():
