@@ -15,6 +15,7 @@ from dsob_pl.agents.recent_returns import foresight
 from dsob_pl.bellman import AdaptivePessimism, BoundUnit, SobolevOrder
 from dsob_pl.errors import UsageError, nearest
 from dsob_pl.risk import Mean
+from dsob_pl.world_models import WorldModel
 
 log = logging.getLogger(__name__)
 
@@ -70,30 +71,37 @@ def check_length(trainer: Any, agent: Any) -> None:
 
 
 def check_networks(agent: Any, observation_size: int, action_size: int) -> None:
-    """Raises UsageError where the policy or the critic cannot be called as they will be, or give another shape.
+    """Raises UsageError where policy, critic or world model cannot be called as they will be, or give another shape.
 
-    They are tried once on zeros: a shape that happens to broadcast would train something else without a word.
+    They are tried once on zeros: a shape that happens to broadcast would train something else without a word. A model
+    that is shown the environment first cannot be tried yet.
     """
-    rows, members, noise_size = 2, agent.critic.ensemble_size, agent.critic.noise_size
-    count = agent.samples
-    states = torch.zeros(members, rows, 1, observation_size)
-    actions, noise = torch.zeros(members, rows, 1, action_size), torch.zeros(members, rows, count, noise_size)
-    trials: tuple[tuple[str, tuple[Tensor, ...], list[int], str], ...] = (
-        ("policy", (torch.zeros(rows, observation_size),), [rows, action_size], "actions"),
-        ("critic", (states, actions, noise), [members, rows, count], "samples"),
-    )
-    for name, inputs, shape, what in trials:
-        part = getattr(agent, name)
-        kind, given = type(part).__name__, ", ".join(str(list(x.shape)) for x in inputs)
-        try:
-            with torch.random.fork_rng(devices=[]), torch.no_grad(), _evaluating(part):
-                out = part(*inputs)
-        except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UsageError(f"model.{name}: {kind} cannot be called with tensors {given}: {reason}") from error
-        found = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        if found != shape:
-            raise UsageError(f"model.{name}: expected tensors {given} -> {what} {shape}, got {found} from {kind}")
+    rows, members, count = 2, agent.critic.ensemble_size, agent.samples
+    states, actions = torch.zeros(rows, observation_size), torch.zeros(rows, action_size)
+    _try("policy", agent.policy, [states], {"actions": [rows, action_size]})
+    slabs = [x.expand(members, rows, -1)[..., None, :] for x in (states, actions)]
+    noise = torch.zeros(members, rows, count, agent.critic.noise_size)
+    _try("critic", agent.critic, [*slabs, noise], {"samples": [members, rows, count]})
+    model = agent.world_model
+    if model is not None and type(model).attach is WorldModel.attach:
+        shapes = {"s_next": [rows, observation_size], "r": [rows], "continuation": [rows]}
+        _try("world_model", model, [states, actions, torch.zeros(rows, model.noise_size)], shapes)
+
+
+def _try(name: str, part: nn.Module, inputs: list[Tensor], shapes: dict[str, list[int]]) -> None:
+    kind, given = type(part).__name__, ", ".join(str(list(x.shape)) for x in inputs)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), _evaluating(part):
+            out = part(*inputs)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"model.{name}: {kind} cannot be called with tensors {given}: {reason}") from error
+    parts = out if isinstance(out, tuple) and len(shapes) > 1 else (out,)
+    found = [list(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in parts]
+    if found != list(shapes.values()):
+        expected = ", ".join(f"{what} {shape}" for what, shape in shapes.items())
+        got = ", ".join(map(str, found))
+        raise UsageError(f"model.{name}: expected tensors {given} -> {expected}; got {got} from {kind}")
 
 
 @contextmanager

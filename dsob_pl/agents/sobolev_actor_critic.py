@@ -210,13 +210,13 @@ class SobolevActorCritic(L.LightningModule):
         check_risk(self)
         check_pessimism(self)
         self.policy = policy(observation_size, action_size)
-        check_networks(self, observation_size, action_size)
         self.target_critic = target_copy(self.critic)
         self.target_policy = target_copy(self.policy)
         self.world_model = None if world_model is None else world_model(observation_size, action_size)
         if self.world_model is not None:
             self.world_model.normalizer = self.normalizer  # one statistic of observations and rewards, shared
             self.world_model.reward_scale = self.reward_scale
+        check_networks(self, observation_size, action_size)
         self._check_inference()
         if self.world_model is None and self.order is not SobolevOrder.NONE:
             raise UsageError(f"model.sobolev: '{self.order.value}' needs a world model, and model.world_model is null")

@@ -13,7 +13,7 @@ from dsob_pl.critics import GenerativeCritic
 from dsob_pl.divergences import MaxSlicedMMD, QuantileHuber
 from dsob_pl.errors import UsageError
 from dsob_pl.networks import DeterministicPolicy
-from dsob_pl.world_models import Deterministic
+from dsob_pl.world_models import Deterministic, Prediction
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,14 @@ class Flat(GenerativeCritic):
         return None
 
 
+class Column(Deterministic):
+    """Rewards with an axis too many."""
+
+    def forward(self, s, a, eps):
+        s_next, r, continuation = super().forward(s, a, eps)
+        return Prediction(s_next, r[..., None], continuation)
+
+
 class Frozen(DeterministicPolicy):
     """With a part that is told not to learn from what it sees, and one that draws."""
 
@@ -87,11 +95,13 @@ class Frozen(DeterministicPolicy):
         ),
         (
             {"policy": lambda s, a: nn.Linear(s, 5)},
-            r"model\.policy: expected .* \[2, 3\] -> actions \[2, 1\], got",
+            r"model\.policy: expected .* \[2, 3\] -> actions \[2, 1\]; got",
         ),
         ({"policy": lambda s, a: nn.Linear(9, a)}, r"model\.policy: Linear cannot be called with tensors \[2, 3\]"),
         ({"policy": lambda s, a: nn.LSTM(s, a)}, r"model\.policy: .* got tuple from LSTM"),
-        ({"critic": Flat}, r"-> samples \[2, 2, 10\], got \[2, 2, 10, 1\] from Flat"),
+        ({"world_model": Column}, r"-> s_next \[2, 3\], r \[2\], .*; got \[2, 3\], \[2, 1\], \[2\] from Column"),
+        ({"world_model": lambda s, a: Deterministic(s + 1, a)}, r"model\.world_model: Deterministic cannot be called"),
+        ({"critic": Flat}, r"-> samples \[2, 2, 10\]; got \[2, 2, 10, 1\] from Flat"),
     ],
 )
 def test_networks_that_cannot_be_called_or_give_another_shape_are_named(parts, message):
