@@ -126,6 +126,15 @@ def test_intervals_in_the_claims_are_those_of_the_tables():
         assert [text for text in found if text not in tables] == []
 
 
+def test_intervals_in_the_text_of_the_results_are_those_of_a_table():
+    number = r"-?[\d,]+(?:\.\d+)?"
+    parts = re.split(r"(<!-- .+?: begin -->.+?<!-- .+?: end -->)", BOTH, flags=re.S)
+    tables, text = "".join(parts[1::2]), "".join(re.split(r"<!-- .+?: begin -->.+?: end -->", RESULTS, flags=re.S))
+    found = re.findall(rf"{number} \[{number}, {number}\]", text)
+    assert len(found) > 100
+    assert [interval for interval in found if interval not in tables] == []
+
+
 def test_links_between_the_pages_lead_somewhere():
     for page, folder in ((README, ROOT), (RESULTS, ROOT / "notebooks")):
         for place in re.findall(r"\]\((?!https:)([^)]+)\)", page):

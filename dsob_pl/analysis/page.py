@@ -11,7 +11,7 @@ from dsob_pl.analysis.comparison import AHEAD, BEHIND, OVERLAP, Comparison, esti
 from dsob_pl.analysis.html import Cell, Number, Raw, captioned, document, table
 from dsob_pl.analysis.methods import in_order, is_ours
 from dsob_pl.analysis.settings import COLUMNS, in_words
-from dsob_pl.analysis.statistics import RESAMPLES
+from dsob_pl.analysis.statistics import MOST_EXACT, RESAMPLES
 from dsob_pl.analysis.tables import ENDED, FACTORS
 from dsob_pl.analysis.text import interval_cell, number, plain_cell, range_cell, verdict_cell
 
@@ -76,7 +76,8 @@ def _run(comparison: Comparison) -> Iterator[str]:
         else "no",
         "versions": " | ".join(sorted(set(cells["versions"]) - {""})) or "not recorded",
         "intervals": f"95 %, percentiles of a stratified bootstrap with {RESAMPLES:,} resamples: seeds are drawn anew "
-        "within each task. None is given where a task has one seed. IQM is the mean of the middle half of the runs.",
+        f"within each task; of one number of one task with up to {MOST_EXACT} seeds over all that there are. "
+        "None is given where a task has one seed. IQM is the mean of the middle half of the runs.",
     }
     yield f"<dl>{''.join(f'<dt>{escape(key)}</dt><dd>{escape(value)}</dd>' for key, value in facts.items())}</dl>"
     yield from _lacking(cells)

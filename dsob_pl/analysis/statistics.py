@@ -6,7 +6,10 @@ of one method are one array per task, ``[..., n]`` with the n seeds of that task
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +20,7 @@ Array = NDArray[np.float64]
 Scores = Sequence[Array]
 
 RESAMPLES = 2000
+MOST_EXACT = 10  # seeds, of which there are 92,378 resamples that differ
 _BLOCK = 4_000_000  # numbers held at once while resampling
 
 
@@ -81,27 +85,34 @@ def estimate(
 ) -> Estimate:
     """A statistic with its percentile interval from a stratified bootstrap: seeds are drawn anew within each task.
 
+    For one number of up to ``MOST_EXACT`` seeds of one task it is taken over all resamples that there are, each as
+    likely as it is to be drawn, so that no chance decides whether two intervals overlap.
+
     Args:
         statistic: of one ``Scores`` per group; reduces the last axis, ``[..., n] -> [...]``. What stands before the
             seeds, such as the steps of a curve, is drawn together.
         *groups: scores of each method; drawn independently of each other.
-        resamples: number of resamples.
+        resamples: number of resamples where they are drawn.
         confidence: of the interval.
-        seed: of the generator.
+        seed: of the generator, likewise.
     """
     groups = tuple([np.asarray(task, float) for task in group] for group in groups)
     value = np.asarray(statistic(*groups), float)
     tasks = [task for group in groups for task in group]
     if not tasks or min(task.shape[-1] for task in tasks) < 2:
         return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
+    tail = (1 - confidence) / 2
+    if len(tasks) == 1 and tasks[0].ndim == 1 and len(tasks[0]) <= MOST_EXACT:
+        drawn, likely = _all_resamples(len(tasks[0]))
+        low, high = _quantiles(np.asarray(statistic([tasks[0][drawn]]), float), likely, (tail, 1 - tail))
+        return Estimate(value, low, high)
     generator = np.random.default_rng(seed)
     block = max(1, _BLOCK // max(1, sum(task.size for task in tasks)))
     parts = []
     for start in range(0, resamples, block):
         count = min(block, resamples - start)
-        drawn = [[_draw(task, count, generator) for task in group] for group in groups]
-        parts.append(np.asarray(statistic(*drawn), float))
-    tail = (1 - confidence) / 2
+        anew = [[_draw(task, count, generator) for task in group] for group in groups]
+        parts.append(np.asarray(statistic(*anew), float))
     low, high = np.quantile(np.concatenate(parts, -1), (tail, 1 - tail), axis=-1)
     return Estimate(value, low, high)
 
@@ -110,6 +121,25 @@ def _draw(task: Array, count: int, generator: np.random.Generator) -> Array:
     """``[..., n] -> [..., count, n]``."""
     size = task.shape[-1]
     return task[..., generator.integers(size, size=(count, size))]
+
+
+@lru_cache(maxsize=MOST_EXACT)
+def _all_resamples(size: int) -> tuple[NDArray[np.int64], Array]:
+    """All resamples of so many seeds but for their order ``[R, size]``, and how likely each of them is ``[R]``."""
+    drawn = np.array(list(itertools.combinations_with_replacement(range(size), size)))
+    orders = np.full(len(drawn), math.factorial(size), float)
+    factorials = np.array([math.factorial(count) for count in range(size + 1)], float)
+    for seed in range(size):
+        orders /= factorials[(drawn == seed).sum(1)]
+    return drawn, orders / float(size) ** size
+
+
+def _quantiles(values: Array, likely: Array, levels: Sequence[float]) -> list[Array]:
+    """The least of ``values [R]`` at or below which they are, together, as likely as each of ``levels``."""
+    order = np.argsort(values)
+    below = np.cumsum(likely[order])
+    places = np.searchsorted(below, np.asarray(levels) - 1e-12)
+    return [np.asarray(values[order[place]]) for place in np.minimum(places, len(values) - 1)]
 
 
 def separated(one: Estimate, other: Estimate) -> bool:

@@ -98,6 +98,29 @@ def test_the_interval_of_two_seeds_is_that_of_all_resamples():
     assert (own.low, own.high) == pytest.approx(tuple(np.quantile(every, [0.1, 0.9])))
 
 
+def test_one_number_of_few_seeds_is_looked_at_in_all_resamples():
+    seeds = np.array([0.3, -1.0, 7.0, 2.0])
+    every = np.sort([plain_iqm(draw) for draw in itertools.product(seeds, repeat=4)])  # 256, each as likely
+    for confidence in (0.5, 0.8, 0.95):
+        tail = (1 - confidence) / 2
+        # The least number at or below which that part of them lies.
+        low, high = (every[int(np.ceil(256 * part - 1e-9)) - 1] for part in (tail, 1 - tail))
+        own = estimate(interquartile_mean, [seeds], confidence=confidence)
+        assert (own.value, own.low, own.high) == pytest.approx((plain_iqm(seeds), low, high))
+
+
+def test_of_ten_seeds_as_well_and_more_are_drawn():
+    seeds = np.random.default_rng(5).normal(size=10) ** 3
+    drawn = seeds[np.random.default_rng(6).integers(10, size=(200_000, 10))]
+    low, high = np.quantile(np.sort(drawn, -1)[:, 2:8].mean(-1), [0.025, 0.975])
+    own = estimate(interquartile_mean, [seeds])
+    assert (own.low, own.high) == pytest.approx((low, high), abs=0.01 * (high - low))
+    again = estimate(interquartile_mean, [seeds[::-1]], seed=9, resamples=1)
+    np.testing.assert_allclose(again, own, rtol=1e-12)  # no chance in it
+    eleven = np.append(seeds, 0.0)
+    assert estimate(interquartile_mean, [eleven]) != estimate(interquartile_mean, [eleven], seed=9)
+
+
 def test_seeds_are_drawn_within_their_task():
     own = estimate(interquartile_mean, [np.zeros(3), np.ones(5), np.full(2, 7.0)])
     assert own.low == own.value == own.high
