@@ -102,7 +102,7 @@ def estimate(
     if not tasks or min(task.shape[-1] for task in tasks) < 2:
         return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
     tail = (1 - confidence) / 2
-    if len(tasks) == 1 and tasks[0].ndim == 1 and len(tasks[0]) <= MOST_EXACT:
+    if len(tasks) == 1 and not value.ndim and len(tasks[0]) <= MOST_EXACT:
         drawn, likely = _all_resamples(len(tasks[0]))
         low, high = _quantiles(np.asarray(statistic([tasks[0][drawn]]), float), likely, (tail, 1 - tail))
         return Estimate(value, low, high)

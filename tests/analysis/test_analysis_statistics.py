@@ -76,6 +76,7 @@ def test_ranks_by_hand():
         "c": (2.5, 2.5, 2.5),
     }
     assert mean_ranks({}) == {}
+    assert mean_ranks({"alone": [np.array([1.0, 2.0, 4.0])]})["alone"].high == 1.0  # of one task with few seeds
 
 
 def test_the_interval_is_that_of_a_plain_stratified_bootstrap():
