@@ -103,16 +103,16 @@ def estimate(
         return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
     tail = (1 - confidence) / 2
     if len(tasks) == 1 and not value.ndim and len(tasks[0]) <= MOST_EXACT:
-        drawn, likely = _all_resamples(len(tasks[0]))
-        low, high = _quantiles(np.asarray(statistic([tasks[0][drawn]]), float), likely, (tail, 1 - tail))
+        every, likely = _all_resamples(len(tasks[0]))
+        low, high = _quantiles(np.asarray(statistic([tasks[0][every]]), float), likely, (tail, 1 - tail))
         return Estimate(value, low, high)
     generator = np.random.default_rng(seed)
     block = max(1, _BLOCK // max(1, sum(task.size for task in tasks)))
     parts = []
     for start in range(0, resamples, block):
         count = min(block, resamples - start)
-        anew = [[_draw(task, count, generator) for task in group] for group in groups]
-        parts.append(np.asarray(statistic(*anew), float))
+        drawn = [[_draw(task, count, generator) for task in group] for group in groups]
+        parts.append(np.asarray(statistic(*drawn), float))
     low, high = np.quantile(np.concatenate(parts, -1), (tail, 1 - tail), axis=-1)
     return Estimate(value, low, high)
 
@@ -126,12 +126,12 @@ def _draw(task: Array, count: int, generator: np.random.Generator) -> Array:
 @lru_cache(maxsize=MOST_EXACT)
 def _all_resamples(size: int) -> tuple[NDArray[np.int64], Array]:
     """All resamples of so many seeds but for their order ``[R, size]``, and how likely each of them is ``[R]``."""
-    drawn = np.array(list(itertools.combinations_with_replacement(range(size), size)))
-    orders = np.full(len(drawn), math.factorial(size), float)
+    every = np.array(list(itertools.combinations_with_replacement(range(size), size)))
+    orders = np.full(len(every), math.factorial(size), float)
     factorials = np.array([math.factorial(count) for count in range(size + 1)], float)
     for seed in range(size):
-        orders /= factorials[(drawn == seed).sum(1)]
-    return drawn, orders / float(size) ** size
+        orders /= factorials[(every == seed).sum(1)]
+    return every, orders / float(size) ** size
 
 
 def _quantiles(values: Array, likely: Array, levels: Sequence[float]) -> list[Array]:

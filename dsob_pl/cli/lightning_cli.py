@@ -268,6 +268,10 @@ class CLI(LightningCLI):
         requeued = requeued_checkpoint(self.trainer) if self.command == "fit" and path is None else None
         if requeued is not None:
             print(f"going on from step {int(read_checkpoint(requeued)['global_step']):,} of '{relative(requeued)}'")
+        if self.command == "fit" and requeued is None:
+            for callback in self.trainer.checkpoint_callbacks:
+                if isinstance(callback, BestAndLast):
+                    callback.check_folder(*([Path(path).parent] if path else []))
         try:
             for logger in self.trainer.loggers:
                 if isinstance(logger, MLflowLogger):
@@ -286,10 +290,6 @@ class CLI(LightningCLI):
         if self.command == "fit":
             folders: list[Any] = [logger.save_dir for logger in self.trainer.loggers]
             folders += [getattr(callback, "dirpath", None) for callback in self.trainer.checkpoint_callbacks]
-            for callback in self.trainer.checkpoint_callbacks:
-                if isinstance(callback, BestAndLast) and requeued_checkpoint(self.trainer) is None:
-                    path = self.config.fit.ckpt_path
-                    callback.check_folder(*([Path(path).parent] if path else []))
             for folder in [given for given in folders if given] or [self.trainer.default_root_dir]:
                 if "://" not in str(folder):
                     check_writable(Path(folder))

@@ -234,11 +234,11 @@ def _last_of_run(config: dict[str, Any], overlays: list[str], seeds: Sequence[in
     folders = [Path(folder) for folder in [(config.get("checkpoint") or {}).get("dirpath")] if folder]
     start = Path(config["trainer"].get("default_root_dir") or ".")
     if not loggers:
-        folders += [*start.glob("checkpoints*"), *start.glob("lightning_logs/version_*/checkpoints")]
+        folders += [*start.glob("checkpoints*"), *start.glob("lightning_logs/version_*/checkpoints*")]
     for entry in loggers:
         arguments = entry.get("init_args") or {}
         root = Path(arguments.get("save_dir") or ".") / (arguments.get("name") or "lightning_logs")
-        folders += [version / "checkpoints" for version in root.glob("version_*")]
+        folders += root.glob("version_*/checkpoints*")
     found = [folder / _LAST_FILE for folder in folders if (folder / _LAST_FILE).is_file()]
     found = [path for path in found if _environment_of(path) in (None, experiment)]
     if not found:

@@ -115,6 +115,7 @@ class MLflowLogger(Logger):
     def check(self) -> None:
         """Raises UsageError where the run could not be recorded or is not there to go on with; creates nothing."""
         database = database_path(self.tracking_uri)
+        check_not_moved(self.tracking_uri, self.artifact_location)
         if self._earlier_id and (database is None or database.is_file()):
             folder = local_path(self._earlier(mlflow_client(self.tracking_uri)).info.artifact_uri)
             if folder is not None and folder.is_dir():
@@ -130,7 +131,6 @@ class MLflowLogger(Logger):
             tables = tables_of(database) if database.is_file() else None
             if tables and tables.isdisjoint(MLFLOW_TABLES):  # MLflow would add its own
                 raise UsageError(f"trainer.logger.tracking_uri: '{database}' is a database, but not MLflow's")
-            check_not_moved(self.tracking_uri, self.artifact_location)
         check_writable(self.artifact_location)
 
     @property

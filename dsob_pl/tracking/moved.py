@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from dsob_pl.errors import UsageError
-from dsob_pl.tracking.store import CHECKPOINTS_TAG, MLFLOW_TABLES, database_path, local_path, tables_of
+from dsob_pl.tracking.store import CHECKPOINTS_TAG, database_path, local_path
 
 _COLUMNS = (
     ("experiments", "artifact_location", "experiment_id"),
@@ -37,13 +37,13 @@ def check_not_moved(tracking_uri: str, artifacts: Path) -> None:
 def moved_from(tracking_uri: str, artifacts: Path) -> Path | None:
     """The folder in which the database has runs that lie in ``artifacts``; None where that is the same folder."""
     database = database_path(tracking_uri)
-    if database is None or not database.is_file() or not (tables_of(database) or set()) >= MLFLOW_TABLES:
+    if database is None or not database.is_file():
         return None
     try:
         with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             query = "select artifact_location, run_uuid from experiments join runs using (experiment_id)"
             found = connection.execute(query).fetchall()
-    except sqlite3.Error:  # whoever writes to it will say so
+    except sqlite3.Error:  # not MLflow's, or locked: whoever writes to it will say so
         return None
     runs: dict[Path, list[str]] = {}
     for location, run in found:
@@ -59,7 +59,7 @@ def moved_from(tracking_uri: str, artifacts: Path) -> Path | None:
 def relocate(tracking_uri: str, artifacts: Path) -> tuple[Path, int] | None:
     """Has the database name ``artifacts`` in place of the folder that they were in, all of it or nothing.
 
-    That is of experiments, of runs, and of checkpoint folders of one's own that have come along.
+    That is of experiments, of runs, and of folders beside them that have come along, such as a checkpoint.dirpath.
 
     Returns:
         The folder that they were in and the number of runs; None where there is nothing to change.
@@ -77,7 +77,7 @@ def relocate(tracking_uri: str, artifacts: Path) -> tuple[Path, int] | None:
                 only = f" where key = '{CHECKPOINTS_TAG}'" if table == "tags" else ""
                 for name, value in connection.execute(f"select {key}, {column} from {table}{only}").fetchall():
                     new = _moved(value, old, artifacts)
-                    if new is not None and (table != "tags" or new.is_dir()):
+                    if new is not None:
                         connection.execute(f"update {table} set {column} = ? where {key} = ?", [str(new), name])
                         count += table == "runs"
     except sqlite3.Error as error:
@@ -86,9 +86,11 @@ def relocate(tracking_uri: str, artifacts: Path) -> tuple[Path, int] | None:
 
 
 def _moved(value: str | None, old: Path, new: Path) -> Path | None:
-    """Where it is now; None where it was neither among the artifacts nor beside them."""
+    """Where it is now; None where it was neither among the artifacts nor, come along with them, beside them."""
     place = local_path(value or "")
-    for before, after in ((old, new), (old.parent, new.parent)):
-        if place is not None and place.is_relative_to(before):
-            return after / place.relative_to(before)
-    return None
+    if place is None or not place.is_relative_to(old.parent):
+        return None
+    if place.is_relative_to(old):
+        return new / place.relative_to(old)
+    beside = new.parent / place.relative_to(old.parent)
+    return beside if beside.is_dir() else None

@@ -90,7 +90,7 @@ class RecordRun(SaveConfigCallback):
                 for callback in own:
                     callback.run_id = callback.run_id or logger.run_id
                 if logger.continued:
-                    _log_changed_config(logger, config, trainer.global_step)
+                    _log_changed_config(logger, text, trainer.global_step)
                     continue
                 logger.log_text(text, "config.yaml")
                 logger.log_hyperparams(config)
@@ -117,7 +117,7 @@ class RecordRun(SaveConfigCallback):
                 logger.failed_by_itself = isinstance(exception, RunFailed) and not isinstance(exception, OutOfRoom)
 
 
-def _log_changed_config(logger: MLflowLogger, config: dict[str, Any], step: int) -> None:
+def _log_changed_config(logger: MLflowLogger, text: str, step: int) -> None:
     """Writes the config of a run that goes on at ``step``, where it is not the one that it had last."""
 
     def began(path: Path) -> int:
@@ -125,7 +125,7 @@ def _log_changed_config(logger: MLflowLogger, config: dict[str, Any], step: int)
 
     files = [*logger.artifact_dir.glob("config.yaml"), *logger.artifact_dir.glob("config_from_step_[0-9]*.yaml")]
     if files:
-        before = yaml.safe_load(max(files, key=began).read_text(encoding="utf-8"))
-        if {**before, "ckpt_path": None} == {**config, "ckpt_path": None}:
+        before, now = (yaml.safe_load(x) for x in (max(files, key=began).read_text(encoding="utf-8"), text))
+        if {**before, "ckpt_path": None} == {**now, "ckpt_path": None}:
             return
-    logger.log_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), f"config_from_step_{step}.yaml")
+    logger.log_text(text, f"config_from_step_{step}.yaml")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from itertools import count
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,8 +115,9 @@ class BestAndLast(ModelCheckpoint):
             self.dirpath, self._own_folder = str(self._choose_folder(trainer)), True
         elif isinstance(trainer, L.Trainer) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             # Those of many seeds lie in folders of the one that is looked at here.
-            self.check_folder(*self._earlier_folders())
-            self._take_hold_of_folder()
+            if self.asked_for is not None:
+                self.asked_for.mkdir(parents=True, exist_ok=True)
+            self._take_asked_for(self._earlier_folders())
         data = trainer.datamodule  # type: ignore[attr-defined]
         if self.replay and hasattr(data, "write_replay_to"):
             data.write_replay_to(Path(self.dirpath) / REPLAY_FOLDER)
@@ -210,18 +211,8 @@ class BestAndLast(ModelCheckpoint):
         Args:
             earlier: folders of the run that is gone on with.
         """
-        folder = self.asked_for
-        if folder is None:
-            return
-        if _has_checkpoints(folder) and folder.resolve() not in [place.resolve() for place in earlier]:
-            raise UsageError(
-                f"checkpoint.dirpath: '{self.dirpath}' has the checkpoints of another run, which this one would "
-                "replace; give another folder, or go on with that run by --ckpt_path"
-            )
-        hold = hold_folder(folder)
-        if hold is None:
-            raise UsageError(f"checkpoint.dirpath: a run that is still going on writes to '{self.dirpath}'")
-        hold.release()
+        self._take_asked_for(earlier)
+        self._let_go()
 
     def move_with(self, whole: BestAndLast) -> None:
         """Takes the folder of a seed to have moved as that of all seeds has since the checkpoint was written."""
@@ -247,31 +238,38 @@ class BestAndLast(ModelCheckpoint):
         return self.best_model_path or self.last_model_path
 
     def _choose_folder(self, trainer: L.Trainer) -> Path:
-        """That of the logger's run or, where all runs share one, the first beside those of other runs; holds it."""
+        """That of the MLflow run or, where runs may share one, the first beside those of other runs; holds it."""
         logger = trainer.loggers[0] if trainer.loggers else None
-        for name in ("artifact_dir", "log_dir"):
-            if isinstance(folder := getattr(logger, name, None), str | Path):
-                return Path(folder).absolute() / "checkpoints"
-        root = Path(getattr(logger, "save_dir", None) or trainer.default_root_dir).absolute()
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return root / "checkpoints"
-        earlier = [place.resolve() for place in self._earlier_folders()]
-        names = ("checkpoints" if n == 1 else f"checkpoints_{n}" for n in count(1))
-        for folder in (root / name for name in names):
-            if folder.resolve() in earlier or not _has_checkpoints(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-                self._hold = hold_folder(folder)
-                if self._hold is not None:
-                    return folder
-        raise AssertionError  # the names do not end
+        if isinstance(own := getattr(logger, "artifact_dir", None), str | Path):
+            return Path(own).absolute() / "checkpoints"
+        places = (getattr(logger, name, None) for name in ("log_dir", "save_dir"))
+        root = Path(next((x for x in places if isinstance(x, str | Path)), trainer.default_root_dir)).absolute()
+        folder, n = root / "checkpoints", 1
+        while not trainer.fast_dev_run and not self._take(folder):  # type: ignore[attr-defined]
+            n += 1
+            folder = root / f"checkpoints_{n}"
+        return folder
 
-    def _take_hold_of_folder(self) -> None:
+    def _take(self, folder: Path) -> bool:
+        """Makes and holds ``folder``; False where another run has checkpoints in it, or another process holds it."""
+        if _has_checkpoints(folder) and not _among(folder, self._earlier_folders()):
+            return False
+        folder.mkdir(parents=True, exist_ok=True)
+        self._hold = hold_folder(folder)
+        return self._hold is not None
+
+    def _take_asked_for(self, earlier: Sequence[Path]) -> None:
+        """Holds the folder that was given, where it is there; raises UsageError as ``check_folder``."""
         folder = self.asked_for
         if folder is None:
             return
-        folder.mkdir(parents=True, exist_ok=True)
+        if _has_checkpoints(folder) and not _among(folder, earlier):
+            raise UsageError(
+                f"checkpoint.dirpath: '{self.dirpath}' has the checkpoints of another run, which this one would "
+                "replace; give another folder, or go on with that run by --ckpt_path"
+            )
         self._hold = hold_folder(folder)
-        if self._hold is None:  # two runs that began at the same moment
+        if self._hold is None:
             raise UsageError(f"checkpoint.dirpath: a run that is still going on writes to '{self.dirpath}'")
 
     def _earlier_folders(self) -> list[Path]:
@@ -288,7 +286,7 @@ class BestAndLast(ModelCheckpoint):
         """Goes on with best and last of the run whose checkpoint was loaded, if they are in this run's folder."""
         folder, saved, earlier = Path(self.dirpath or ""), self._saved, self._earlier_folders()
         self._saved = {}
-        if not saved or folder.resolve() not in [place.resolve() for place in earlier]:
+        if not saved or not _among(folder, earlier):
             return
 
         def here(path: str) -> str:
@@ -310,3 +308,7 @@ class BestAndLast(ModelCheckpoint):
 
 def _has_checkpoints(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("last.ckpt", f"{BEST}.ckpt"))
+
+
+def _among(folder: Path, places: Sequence[Path]) -> bool:
+    return folder.resolve() in [place.resolve() for place in places]

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -143,6 +144,17 @@ def test_a_second_run_may_start_from_the_first(tmp_path: Path, recwarn: pytest.W
     second.load_state_dict(first.state_dict())
     assert (second.best_model_path, second.last_model_path) == ("", "")
     assert not [w for w in recwarn if "dirpath" in str(w.message)]
+
+
+def test_a_logger_that_takes_a_folder_twice_replaces_no_checkpoints(tmp_path: Path) -> None:
+    for n in (1, 2):
+        callback = BestAndLast()
+        logger = CSVLogger(tmp_path, name="", version="run")
+        options: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+        trainer = L.Trainer(max_steps=10 * n, max_epochs=-1, logger=logger, callbacks=[callback], **options)
+        trainer.fit(Toy(None), datamodule=Data())
+    assert steps_saved(tmp_path / "run" / "checkpoints")["last"] == 10.0
+    assert steps_saved(tmp_path / "run" / "checkpoints_2")["last"] == 20.0
 
 
 class Payload:
