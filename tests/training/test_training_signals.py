@@ -27,9 +27,8 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_told_to_stop_it_saves_and_says_how_to_go_on(number: int, code: int, straight: Path, tmp_path: Path) -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
-    process = start(tmp_path, slow=True)  # or a busy machine may see the end of it before the signal
-    signal.signal(signal.SIGHUP, before)
+    # The process that others are forked from may have been begun under nohup.
+    process = start(tmp_path, before=partial(signal.signal, signal.SIGHUP, signal.SIG_DFL))
     until(lambda: list(tmp_path.glob("mlruns/*/*/artifacts/checkpoints/last.ckpt")))
     process.send_signal(number)
     out, _ = process.communicate(timeout=60)
