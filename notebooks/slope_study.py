@@ -3,10 +3,11 @@
     python notebooks/slope_study.py             ten seeds of each cell; an hour on one core
     python notebooks/slope_study.py --table     the table from the file, nothing is run
 
-Critics are trained by MMD of the earlier default that differ in the gradients of a sample alone. After STEPS environment
-steps, the discounted return of each agent's own policy is measured from states that it visits, in the simulator: with the
-state, or the first action, moved a little to either side. Such a secant also sees what a derivative of the simulator does
-not, as where an episode ends.
+Critics are trained by MMD of the earlier default that differ in the gradients of a sample alone. The policy is the one that
+a seed begins with, and stays, so that all critics of a seed have the same data and the same truth. After STEPS environment
+steps the discounted return of that policy is measured in the simulator, from states that it visits: with the state, or the
+first action, moved a little to either side. Such a secant also sees what a derivative of the simulator does not, as where an
+episode ends.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def run(cell: str, seeds: str, folder: Path) -> list[dict[str, object]]:
         for name in (f"{TASKS[task]}.yaml", "ablation/earlier_default.yaml", f"method/{method}.yaml")
     ]
     options = (f"--trainer.max_steps={STEPS}", "--trainer.val_check_interval=250", "--model.init_args.compile=true")
+    options += ("--model.init_args.policy_optimizer=null",)
     rows: list[dict[str, object]] = []
     for found in fit(place, files, seeds, *options):
         rows.append(
@@ -102,7 +104,7 @@ class Simulator(NamedTuple):
 
 
 def look(found: Any, task: str) -> dict[str, float]:
-    """How the gradients of the run's last critics compare with the slopes of the return under its last policy."""
+    """How the gradients of the run's last critics compare with the slopes of the return of its policy."""
     from dsob_pl import load_agent, make_env
 
     agent = load_agent(Path(found.info.artifact_uri) / "checkpoints" / "last.ckpt")

@@ -103,10 +103,22 @@ def test_what_is_dropped_is_said_wherever_pessimism_is_chosen(path):
     look(yaml.safe_load(path.read_text()))
 
 
-@pytest.mark.parametrize("pair", [("pendulum", "inverted_pendulum")])
-def test_the_two_small_tasks_share_their_hyperparameters(pair):
-    first, second = (yaml.safe_load((CONF / f"{name}.yaml").read_text()) for name in pair)
+@pytest.mark.parametrize("other", ["inverted_pendulum", "inverted_double_pendulum"])
+def test_the_pendulums_share_their_hyperparameters(other):
+    first, second = (yaml.safe_load((CONF / f"{name}.yaml").read_text()) for name in ("pendulum", other))
     assert first["model"] == second["model"]
     for data in (first["data"], second["data"]):
         data.pop("env_id")
     assert first["data"] == second["data"]
+
+
+def test_the_config_of_the_double_pendulum_is_the_cell_that_was_measured():
+    config, suite = (
+        yaml.safe_load((CONF / name).read_text()) for name in ("inverted_double_pendulum.yaml", "suite/default.yaml")
+    )
+    base, options = suite["tasks"]["inverted_double_pendulum"]
+    measured = yaml.safe_load((CONF.parent / base).read_text())
+    for option, value in options.items():
+        part, name = option.split(".")
+        measured[part][name] = value
+    assert config == measured

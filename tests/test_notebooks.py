@@ -5,13 +5,16 @@ import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+import torch
 import yaml
 from nbclient import NotebookClient
 from suites import tables
 
 from dsob_pl.analysis import to_csv
 from dsob_pl.cli import main
+from dsob_pl.envs import make_env, run_episodes
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
@@ -54,6 +57,38 @@ def test_every_cell_of_the_calibration_study_is_a_config(monkeypatch, tmp_path, 
         pessimism[cell] = printed["model"]["init_args"]["overestimation"]["class_path"].rpartition(".")[2]
     assert pessimism["default"] == pessimism["adapting from the start"] == "AdaptivePessimism"
     assert pessimism["no pessimism"] == "NoCorrection"
+
+
+@pytest.mark.parametrize("task", ["InvertedPendulum-v5", "Pendulum-v1"])
+def test_the_slope_study_measures_the_returns_of_whole_episodes(monkeypatch, task):
+    monkeypatch.syspath_prepend(str(NOTEBOOKS))
+    study = importlib.import_module("slope_study")
+
+    def act(observations):
+        return np.tanh(observations[:, :1] - observations[:, -1:]).astype(np.float32)
+
+    envs = [make_env(task) for _ in range(3)]
+    simulator = study.Simulator(envs)
+    for i, env in enumerate(envs):
+        env.reset(seed=i)
+    states = np.stack([simulator.state(i) for i in range(3)])
+    first = np.stack([simulator.place(i, state) for i, state in enumerate(states)])
+    found = simulator.returns(states, act(first), act, 0.98)
+    episodes = run_episodes(envs, lambda s: torch.from_numpy(act(s.numpy())), range(3), 0.98)
+    assert np.allclose(found, episodes.discounted_returns.numpy(), rtol=1e-5)  # no rollout is longer than HORIZON
+    assert len(set(found)) > 1
+    # Each chunk of rollouts begins anew, and only the first action is given.
+    twice = simulator.returns(np.tile(states, (2, 1)), np.concatenate([act(first), -act(first)]), act, 0.98)
+    assert np.array_equal(twice[:3], found)
+    assert not np.array_equal(twice[3:], found)
+
+
+def test_the_slope_study_compares_directions_and_sizes(monkeypatch):
+    monkeypatch.syspath_prepend(str(NOTEBOOKS))
+    compared = importlib.import_module("slope_study").compared
+    true = np.array([[3.0, 0.0], [0.0, 4.0]])
+    assert compared("state", -2 * true, true) == pytest.approx({"state_cosine": -1.0, "state_size": 2.0})
+    assert compared("action", np.array([[4.0, 0.0], [0.0, -3.0]]), true)["action_cosine"] == pytest.approx(0.0)
 
 
 @pytest.mark.timeout(280)
