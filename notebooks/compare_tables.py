@@ -17,12 +17,16 @@ import pandas as pd
 
 from dsob_pl.analysis import read_csv
 from dsob_pl.analysis.comparison import compare, estimate_of
+from dsob_pl.analysis.methods import in_order
 from dsob_pl.analysis.statistics import estimate, interquartile_mean
+from dsob_pl.analysis.tables import Results
 from dsob_pl.analysis.text import interval
 
 RESULTS = Path(__file__).resolve().parent / "results"
 # Return, environment steps.
 GOALS = {"pendulum": (-200, 2500), "inverted_pendulum": (950, 5000), "inverted_double_pendulum": (9000, 15000)}
+# The tasks on which all methods are compared, by suite.
+CONTROL_TASKS = {"control": ("pendulum", "inverted_pendulum"), "double_pendulum": ("inverted_double_pendulum",)}
 NOISES = ("none", "observation", "dynamics", "action", "reward")
 DEFAULT_METHOD = "mmd_anchored_state_action"
 # The default of conf/pendulum.yaml, and what it was: suite in conf/suite/, method there, and as the table names it.
@@ -149,8 +153,7 @@ def control_methods_table(suite: str = "control") -> str:
     results = read_csv(RESULTS / "compare" / suite)
     known = set(results.cells["method"])
     rows = compare(results, DEFAULT_METHOD if DEFAULT_METHOD in known else None).tasks
-    ended = results.ended[["task", "noise", "method", "seed"]]
-    curves = results.curves.merge(ended, on=list(ended.columns))
+    curves = _ended_curves(results)
     names = [
         "task", "noise", "method", "targets; pessimism", "seeds", "met the goal", "in environment steps",
         "last evaluation", "area under the curve",
@@ -169,6 +172,34 @@ def control_methods_table(suite: str = "control") -> str:
             cells = [task, noise, row["method"], _short(row["setting"]), row["seeds"], reached, when, score, area]
             lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
     return "\n".join(lines)
+
+
+def goals_table() -> str:
+    """How many seeds of every method met the goal of each small control task, a column for each task and noise setting."""
+    parts = {name: read_csv(RESULTS / "compare" / name) for name in CONTROL_TASKS}
+    places = [(task, noise) for tasks in CONTROL_TASKS.values() for task in tasks for noise in NOISES[:3]]
+    names = ["method", "gradients", "targets", *(f"{task}: {noise}" for task, noise in places)]
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    cells = pd.concat([part.cells for part in parts.values()])
+    for method in in_order(cells["method"]):
+        own = cells[cells["method"] == method]
+        own = own[own["state"] != "missing"]
+        gradients, targets = (" or ".join(dict.fromkeys(own[name])) for name in ("gradients", "targets"))
+        counts = []
+        for task, noise in places:
+            (suite,) = [name for name, tasks in CONTROL_TASKS.items() if task in tasks]
+            curves = _ended_curves(parts[suite])
+            curves = _where(curves, {"task": task, "noise": noise, "method": method})
+            many = curves["seed"].nunique()
+            counts.append(f"{len(_first_steps(curves, *GOALS[task]))} of {many}" if many else "")
+        lines.append(f"| {' | '.join([method, gradients, targets, *counts])} |")
+    return "\n".join(lines)
+
+
+def _ended_curves(results: Results) -> pd.DataFrame:
+    """Evaluations of the runs that have ended."""
+    ended = results.ended[["task", "noise", "method", "seed"]]
+    return results.curves.merge(ended, on=list(ended.columns))
 
 
 def control_factors_table() -> str:
@@ -200,6 +231,7 @@ def tables() -> dict[str, str]:
         "summit long": task_table("summit_long", "summit_5"),
         "summit factors": task_table("summit_factors", "summit_5", "summit_1", against="reference"),
         "control": control_table(),
+        "goals": goals_table(),
         "control methods": control_methods_table(),
         "double pendulum": control_methods_table("double_pendulum"),
         "reward noise": control_methods_table("reward_noise"),
