@@ -166,7 +166,7 @@ def rows(
 
 
 def table(rows: list[dict[str, str]]) -> str:
-    """Mean over seeds of each metric, lowest and highest seed in brackets; nothing without rows."""
+    """Mean over seeds of each metric, lowest and highest seed in parentheses; nothing without rows."""
     if not rows:
         return ""
     lines = [
@@ -182,7 +182,7 @@ def table(rows: list[dict[str, str]]) -> str:
         for name in (*METRICS, "eval/value", "eval/discounted_return"):
             values = np.array([float(row[name]) for row in own])
             digits = 2 if name.startswith(("eval/coverage", "eval/pit")) else 1
-            texts.append(f"{values.mean():.{digits}f} [{values.min():.{digits}f}, {values.max():.{digits}f}]")
+            texts.append(f"{values.mean():.{digits}f} ({values.min():.{digits}f} to {values.max():.{digits}f})")
         steps = f"{int(own[0]['environment_step']):,}"
         lines.append(f"| {cell} | {len(own)} | {steps} | {' | '.join(texts)} |")
     return "\n".join(lines)

@@ -169,7 +169,7 @@ PROBLEMS = ("linear-quadratic", "cVAE", "point mass", "rotation", "chain")
 
 
 def table(prefixes: Sequence[str], columns: dict[str, str], having: str = "return_error") -> str:
-    """Mean over seeds and, in brackets, smallest and largest, one line for each cell of some problems with a score."""
+    """Mean over seeds and, in parentheses, smallest and largest, one line for each cell of some problems with a score."""
     rows = [row for prefix in prefixes for row in read() if row["cell"].startswith(prefix) and row.get(having)]
     lines = ["| problem / method | seeds | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     for name in [name for name in cells() if name in {row["cell"] for row in rows}]:
@@ -185,12 +185,12 @@ def table(prefixes: Sequence[str], columns: dict[str, str], having: str = "retur
 
 
 def entry(values: list[float]) -> str:
-    """``mean [smallest, largest]`` to two digits behind the point, three for small numbers; empty without values."""
+    """``mean (smallest to largest)`` to two digits behind the point, three for small numbers; empty without values."""
     if not values:
         return ""
     digits = 3 if abs(sum(values)) < 0.3 * len(values) else 2 if abs(sum(values)) < 10 * len(values) else 0
     mean, low, high = (f"{value:.{digits}f}" for value in (sum(values) / len(values), min(values), max(values)))
-    return f"{mean} [{low}, {high}]" if len(values) > 1 else mean
+    return f"{mean} ({low} to {high})" if len(values) > 1 else mean
 
 
 def tables() -> dict[str, str]:

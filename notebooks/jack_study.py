@@ -109,7 +109,7 @@ def table(rows: list[dict[str, str]]) -> str:
         texts = [interval(estimate(interquartile_mean, [scores])), f"{(scores > 0.55).sum()} of {len(own)}"]
         for name in LOOKS:
             values = np.array([float(row[name]) for row in own if row[name]])
-            texts.append(f"{values.mean():.2f} [{values.min():.2f}, {values.max():.2f}]" if values.size else "")
+            texts.append(f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f})" if values.size else "")
         lines.append(f"| {cell} | {len(own)} | {' | '.join(texts)} |")
     return "\n".join(lines)
 

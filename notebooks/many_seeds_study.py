@@ -144,11 +144,11 @@ def read() -> list[dict[str, str]]:
 def table() -> str:
     """The table of RESULTS.md."""
     lines = [
-        "| one step of | seeds | compiled | time over that of one seed | lowest, highest |",
+        "| one step of | seeds | compiled | time over that of one seed | lowest to highest |",
         "|---|---|---|---|---|",
     ]
     lines += [
-        f"| {r['cell']} | {r['seeds']} | {r['compiled']} | {r['ratio']} | {r['lowest']}, {r['highest']} |"
+        f"| {r['cell']} | {r['seeds']} | {r['compiled']} | {r['ratio']} | {r['lowest']} to {r['highest']} |"
         for r in read()
     ]
     return "\n".join(lines)

@@ -187,7 +187,7 @@ def table(rows: list[dict[str, str]]) -> str:
         for name in LOOKS:
             values = np.array([float(row[name]) for row in own])
             known = values[np.isfinite(values)]
-            texts.append(f"{known.mean():.2f} [{known.min():.2f}, {known.max():.2f}]" if known.size else "")
+            texts.append(f"{known.mean():.2f} ({known.min():.2f} to {known.max():.2f})" if known.size else "")
         lines.append(f"| {cell} | {len(own)} | {' | '.join(texts)} |")
     return "\n".join(lines)
 
