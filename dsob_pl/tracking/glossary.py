@@ -67,7 +67,7 @@ GLOSSARY: dict[str, str] = {
     "eval/length_max": "longest evaluation episode, in environment steps",
     "eval/value": "mean return that the critics predict at the evaluation episodes' first states",
     "eval/discounted_return": "mean discounted return that those episodes realised; compare with eval/value",
-    "eval/normalized_score": "eval/discounted_return between staying put (0) and the optimum (1), by dynamic programming",
+    "eval/normalized_score": "eval/discounted_return between staying put (0) and the optimum (1)",
     "eval/risk": "model.risk of the evaluation episodes' discounted returns, where that is not the mean",
     "eval/coverage_50": "fraction of realised returns-to-go within the central 50 % of their predicted law",
     "eval/coverage_80": "fraction of realised returns-to-go within the central 80 % of their predicted law",
