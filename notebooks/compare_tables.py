@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -176,23 +177,43 @@ def control_methods_table(suite: str = "control") -> str:
 
 def goals_table() -> str:
     """How many seeds of every method met the goal of each small control task, a column for each task and noise setting."""
-    parts = {name: read_csv(RESULTS / "compare" / name) for name in CONTROL_TASKS}
-    places = [(task, noise) for tasks in CONTROL_TASKS.values() for task in tasks for noise in NOISES[:3]]
-    names = ["method", "gradients", "targets", *(f"{task}: {noise}" for task, noise in places)]
+    curves = {suite: _ended_curves(part) for suite, part in _control_suites().items()}
+
+    def cell(suite: str, own: dict[str, str]) -> str:
+        evaluations = _where(curves[suite], own)
+        many = evaluations["seed"].nunique()
+        return f"{len(_first_steps(evaluations, *GOALS[own['task']]))} of {many}" if many else ""
+
+    return _control_matrix(cell)
+
+
+def areas_table() -> str:
+    """Area under the curve of the same, with its interval."""
+    tasks = {suite: compare(part, None).tasks for suite, part in _control_suites().items()}
+
+    def cell(suite: str, own: dict[str, str]) -> str:
+        rows = _where(tasks[suite], own)
+        return interval(estimate_of(rows.iloc[0], "area")) if len(rows) else ""
+
+    return _control_matrix(cell)
+
+
+def _control_suites() -> dict[str, Results]:
+    return {suite: read_csv(RESULTS / "compare" / suite) for suite in CONTROL_TASKS}
+
+
+def _control_matrix(cell: Callable[[str, dict[str, str]], str]) -> str:
+    """A row for each method of the small control tasks; ``cell`` gets the suite, and task, noise and method."""
+    places = [(suite, task, noise) for suite in CONTROL_TASKS for task in CONTROL_TASKS[suite] for noise in NOISES[:3]]
+    names = ["method", "gradients", "targets", *(f"{task}: {noise}" for _, task, noise in places)]
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    cells = pd.concat([part.cells for part in parts.values()])
+    cells = pd.concat([part.cells for part in _control_suites().values()])
+    cells = cells[cells["state"] != "missing"]
     for method in in_order(cells["method"]):
         own = cells[cells["method"] == method]
-        own = own[own["state"] != "missing"]
-        gradients, targets = (" or ".join(dict.fromkeys(own[name])) for name in ("gradients", "targets"))
-        counts = []
-        for task, noise in places:
-            (suite,) = [name for name, tasks in CONTROL_TASKS.items() if task in tasks]
-            curves = _ended_curves(parts[suite])
-            curves = _where(curves, {"task": task, "noise": noise, "method": method})
-            many = curves["seed"].nunique()
-            counts.append(f"{len(_first_steps(curves, *GOALS[task]))} of {many}" if many else "")
-        lines.append(f"| {' | '.join([method, gradients, targets, *counts])} |")
+        settings = (" or ".join(dict.fromkeys(own[name])) for name in ("gradients", "targets"))
+        found = (cell(suite, {"task": task, "noise": noise, "method": method}) for suite, task, noise in places)
+        lines.append(f"| {' | '.join([method, *settings, *found])} |")
     return "\n".join(lines)
 
 
@@ -232,6 +253,7 @@ def tables() -> dict[str, str]:
         "summit factors": task_table("summit_factors", "summit_5", "summit_1", against="reference"),
         "control": control_table(),
         "goals": goals_table(),
+        "areas": areas_table(),
         "control methods": control_methods_table(),
         "double pendulum": control_methods_table("double_pendulum"),
         "reward noise": control_methods_table("reward_noise"),
