@@ -1,6 +1,7 @@
 """The README says what is there: its metric table is the glossary's, its commands and paths exist."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,45 @@ def test_the_metric_table_is_rendered_from_the_glossary():
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\b(?:conf|notebooks|tests)/[\w/.-]*\w", BOTH))))
 def test_a_path_in_the_readme_exists(path):
     assert (ROOT / path).exists()
+
+
+def commands(page):
+    """Words behind the program's name, of every line of the page's blocks that calls it."""
+    for block in page.split("```")[1::2]:
+        for line in block.splitlines():
+            call = line.split("#")[0].split(" && ")[-1]
+            if call.startswith("python -m dsob_pl "):
+                yield shlex.split(call)[3:]
+
+
+COMMANDS = [*commands(README), *commands(RESULTS)]
+
+
+@pytest.mark.parametrize("words", [words for words in COMMANDS if words[0] == "fit"], ids=" ".join)
+def test_a_fit_of_the_readme_is_one_that_the_program_takes(words, tmp_path, monkeypatch, capsys):
+    from dsob_pl.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))  # as python -m does
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    (tmp_path / "mine.py").write_text(README.split("```python\n")[2].split("```")[0])
+    assert main([*words, *([] if "--print_config" in words else ["--print_config"])]) == 0
+    assert "model:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [words for words in COMMANDS if words[0] == "sweep"], ids=" ".join)
+def test_a_sweep_of_the_readme_has_cells(words, tmp_path, monkeypatch, capsys):
+    from dsob_pl.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    assert main([*words, *([] if "--dry-run" in words else ["--dry-run"])]) == 0
+    assert "python -m dsob_pl fit" in capsys.readouterr().out
+
+
+def test_the_readme_has_a_command_of_every_kind():
+    assert {words[0] for words in COMMANDS} >= {"fit", "evaluate", "explain", "doctor", "sweep", "report"}
+    assert sum(words[0] == "fit" for words in COMMANDS) > 15
 
 
 def test_every_method_that_is_here_has_its_config():
