@@ -19,7 +19,7 @@ import pandas as pd
 from dsob_pl.analysis import read_csv
 from dsob_pl.analysis.comparison import compare, estimate_of
 from dsob_pl.analysis.methods import in_order
-from dsob_pl.analysis.statistics import estimate, interquartile_mean
+from dsob_pl.analysis.statistics import estimate, interquartile_mean, separated
 from dsob_pl.analysis.tables import Results
 from dsob_pl.analysis.text import interval
 
@@ -43,6 +43,17 @@ PESSIMISM = [
     ("reward_noise_default", "drift", "bounded drift, 0.025"),
     ("reward_noise_default", "drift_050", "bounded drift, 0.05"),
     ("reward_noise_default", "truncation", "the largest tenth dropped, to the end"),
+]
+# What gradients in the action weigh beside the return: suite, method, as the table names it.
+ACTION_WEIGHTS = [
+    ("control", "mmd", "MMD, no gradient"),
+    ("control", "mmd_sobolev", "MMD, 1"),
+    ("action_gradients", "weight_03", "MMD, 0.3"),
+    ("action_gradients", "weight_01", "MMD, 0.1"),
+    ("action_gradients", "weight_30", "MMD, 30"),
+    ("action_gradients", "anchored", "MMD, 1, and MMD of the return alone"),
+    ("control", "msmmd_sobolev", "MSMMD, 1"),
+    ("action_gradients", "msmmd_weight_01", "MSMMD, 0.1"),
 ]
 REST = 0.6  # of a run: from then on the default's policy stays as it is
 FACTORS_AT = 500  # environment steps that all fits of summit_factors.csv have reached
@@ -188,14 +199,46 @@ def goals_table() -> str:
 
 
 def areas_table() -> str:
-    """Area under the curve of the same, with its interval."""
+    """Area under the curve of the same with its interval, and in how many of the columns it is apart from the best."""
     tasks = {suite: compare(part, None).tasks for suite, part in _control_suites().items()}
+    best = {
+        (task, noise): estimate_of(rows.loc[rows["area"].idxmax()], "area")
+        for suite, table in tasks.items()
+        for (task, noise), rows in table[table["task"].isin(CONTROL_TASKS[suite])].groupby(["task", "noise"])
+    }
+    apart: dict[str, list[bool]] = {}
 
     def cell(suite: str, own: dict[str, str]) -> str:
         rows = _where(tasks[suite], own)
-        return interval(estimate_of(rows.iloc[0], "area")) if len(rows) else ""
+        if rows.empty:
+            return ""
+        area = estimate_of(rows.iloc[0], "area")
+        apart.setdefault(own["method"], []).append(separated(area, best[own["task"], own["noise"]]))
+        return interval(area)
 
-    return _control_matrix(cell)
+    lines = _control_matrix(cell).splitlines()
+    ends = [" apart from the best |", "---|", *(f" {sum(found)} of {len(found)} |" for found in apart.values())]
+    return "\n".join(line + end for line, end in zip(lines, ends, strict=True))
+
+
+def action_weights_table() -> str:
+    """Seeds that met the goal, and areas, where gradients in the action weigh more or less in the loss."""
+    suites = {name: read_csv(RESULTS / "compare" / name) for name in dict.fromkeys(s for s, _, _ in ACTION_WEIGHTS)}
+    tasks = {name: compare(part, None).tasks for name, part in suites.items()}
+    curves = {name: _ended_curves(part) for name, part in suites.items()}
+    places = [(task, noise) for task in ("inverted_pendulum", "pendulum") for noise in NOISES[:3]]
+    names = ["loss, weight of the action gradient", *(f"{task}: {noise}" for task, noise in places)]
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    for suite, method, label in ACTION_WEIGHTS:
+        found = []
+        for task, noise in places:
+            own = {"task": task, "noise": noise, "method": method}
+            rows, evaluations = _where(tasks[suite], own), _where(curves[suite], own)
+            met = len(_first_steps(evaluations, *GOALS[task]))
+            many = evaluations["seed"].nunique()
+            found.append(f"{met} of {many}; {interval(estimate_of(rows.iloc[0], 'area'))}" if many else "")
+        lines.append(f"| {' | '.join([label, *found])} |")
+    return "\n".join(lines)
 
 
 def _control_suites() -> dict[str, Results]:
@@ -254,6 +297,7 @@ def tables() -> dict[str, str]:
         "control": control_table(),
         "goals": goals_table(),
         "areas": areas_table(),
+        "action weights": action_weights_table(),
         "control methods": control_methods_table(),
         "double pendulum": control_methods_table("double_pendulum"),
         "reward noise": control_methods_table("reward_noise"),

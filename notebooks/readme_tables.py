@@ -20,6 +20,7 @@ import ground_truth_study  # noqa: E402
 import jack_study  # noqa: E402
 import many_seeds_study  # noqa: E402
 import sb3_check  # noqa: E402
+import slope_study  # noqa: E402
 from seed_runs import read  # noqa: E402
 
 from dsob_pl.tracking.glossary import glossary_table  # noqa: E402
@@ -35,6 +36,7 @@ def tables() -> dict[str, str]:
         "many seeds": many_seeds_study.table(),
         "sb3": sb3_check.table().strip(),
         "jack study": jack_study.table(read(jack_study.RESULTS)),
+        "slopes": slope_study.table(read(slope_study.RESULTS)),
         "cliff": cliff_study.table(read(cliff_study.RESULTS)),
         "calibration": calibration_study.table(read(calibration_study.RESULTS)),
         "glossary": glossary_table(),

@@ -5,10 +5,9 @@
 
 Critics are trained by MMD of the earlier default that differ in the gradients of a sample alone. The policy stays as it is,
 so that all critics of a seed have the same data and the same truth: the one that the seed begins with, or a linear one that
-keeps the pole up for about 70 steps. After STEPS environment
-steps the discounted return of that policy is measured in the simulator, from states that it visits: with the state, or the
-first action, moved a little to either side. Such a secant also sees what a derivative of the simulator does not, as where an
-episode ends.
+keeps the pole up for about 70 steps. After STEPS environment steps the discounted return of that policy is measured in the
+simulator, from states that it visits: with the state, or the first action, moved a little to either side. Such a secant also
+sees what a derivative of the simulator does not, as where an episode ends.
 """
 
 from __future__ import annotations

@@ -186,9 +186,15 @@ def test_links_between_the_pages_lead_somewhere():
 
 
 @pytest.mark.parametrize(
-    ("name", "study"), [("cliff", "cliff_study"), ("calibration", "calibration_study"), ("jack study", "jack_study")]
+    ("name", "study"),
+    [
+        ("cliff", "cliff_study"),
+        ("calibration", "calibration_study"),
+        ("jack study", "jack_study"),
+        ("slopes", "slope_study"),
+    ],
 )
-def test_tables_of_risk_are_those_of_their_files(name, study):
+def test_tables_of_studies_are_those_of_their_files(name, study):
     module = study_of(study)
     assert shown(name) == module.table(study_of("seed_runs").read(module.RESULTS))
 
