@@ -46,6 +46,7 @@ def test_a_fit_of_the_readme_is_one_that_the_program_takes(words, tmp_path, monk
     monkeypatch.syspath_prepend(str(tmp_path))  # as python -m does
     (tmp_path / "conf").symlink_to(ROOT / "conf")
     (tmp_path / "mine.py").write_text(README.split("```python\n")[2].split("```")[0])
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
     code = main([*words, *([] if "--print_config" in words else ["--print_config"])])
     sys.modules.pop("mine", None)  # other tests have a file of that name
     assert code == 0
