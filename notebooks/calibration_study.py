@@ -23,7 +23,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 
-from seed_runs import finished, fit, own_provenance, provenance, study  # noqa: E402
+from seed_runs import extremes, finished, fit, own_provenance, provenance, study  # noqa: E402
 
 RESULTS = ROOT / "notebooks" / "results" / "calibration.csv"
 METRICS = ("eval/coverage_50", "eval/coverage_80", "eval/coverage_95", "eval/pit_mean", "eval/crps")
@@ -182,7 +182,7 @@ def table(rows: list[dict[str, str]]) -> str:
         for name in (*METRICS, "eval/value", "eval/discounted_return"):
             values = np.array([float(row[name]) for row in own])
             digits = 2 if name.startswith(("eval/coverage", "eval/pit")) else 1
-            texts.append(f"{values.mean():.{digits}f} ({values.min():.{digits}f} to {values.max():.{digits}f})")
+            texts.append(extremes(values, digits))
         steps = f"{int(own[0]['environment_step']):,}"
         lines.append(f"| {cell} | {len(own)} | {steps} | {' | '.join(texts)} |")
     return "\n".join(lines)

@@ -21,7 +21,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 
-from seed_runs import fit, provenance, study  # noqa: E402
+from seed_runs import extremes, fit, provenance, study  # noqa: E402
 
 RESULTS = ROOT / "notebooks" / "results" / "jack_study.csv"
 LOOKS = ("jackpots", "imagined_reward", "value_right", "value_left")
@@ -109,7 +109,7 @@ def table(rows: list[dict[str, str]]) -> str:
         texts = [interval(estimate(interquartile_mean, [scores])), f"{(scores > 0.55).sum()} of {len(own)}"]
         for name in LOOKS:
             values = np.array([float(row[name]) for row in own if row[name]])
-            texts.append(f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f})" if values.size else "")
+            texts.append(extremes(values, 2) if values.size else "")
         lines.append(f"| {cell} | {len(own)} | {' | '.join(texts)} |")
     return "\n".join(lines)
 

@@ -55,6 +55,11 @@ def own_provenance(run: Any) -> dict[str, object]:
     return {"seed": int(tags["seed"]), "run": run.info.run_id[:8], "commit": commit, "command": tags["command"]}
 
 
+def extremes(values: Any, digits: int) -> str:
+    """Mean of the seeds, and in parentheses the lowest and the highest; brackets are for intervals."""
+    return f"{values.mean():.{digits}f} ({values.min():.{digits}f} to {values.max():.{digits}f})"
+
+
 def read(path: Path) -> list[dict[str, str]]:
     """Rows of a file; none where there is none."""
     if not path.is_file():

@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -24,7 +24,9 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 
-from seed_runs import fit, provenance, study  # noqa: E402
+from seed_runs import extremes, fit, provenance, study  # noqa: E402
+
+from dsob_pl.envs.noise.state import simulator_state  # noqa: E402
 
 RESULTS = ROOT / "notebooks" / "results" / "slope_study.csv"
 LOOKS = ("state_cosine", "state_size", "action_cosine", "action_size", "expected", "realised", "target_gradient_norm")
@@ -69,25 +71,21 @@ def run(cell: str, seeds: str, folder: Path) -> list[dict[str, object]]:
     return rows
 
 
-class Simulator(NamedTuple):
-    """The environments of a task, and how their state is read, set and observed; none of them has noise."""
+class Simulator:
+    """Environments of a task, which are put into states; none of them has noise."""
 
-    envs: list[gymnasium.Env]
+    def __init__(self, envs: list[gymnasium.Env]) -> None:
+        self.envs = envs
+        self._states = [simulator_state(env) for env in envs]
 
     def state(self, i: int) -> np.ndarray:
         """Of environment ``i``."""
-        env: Any = self.envs[i].unwrapped
-        return np.concatenate([env.data.qpos, env.data.qvel]) if hasattr(env, "data") else np.array(env.state)
+        return self._states[i].read()
 
     def place(self, i: int, state: np.ndarray) -> np.ndarray:
         """Puts environment ``i`` at the beginning of an episode in ``state``; the observation there."""
         self.envs[i].reset(seed=0)
-        env: Any = self.envs[i].unwrapped
-        if hasattr(env, "data"):
-            env.set_state(*np.split(state, [env.model.nq]))
-        else:
-            env.state = state.copy()
-        return np.asarray(env._get_obs(), np.float32)
+        return np.asarray(self._states[i].write(state), np.float32)
 
     def returns(
         self, states: np.ndarray, actions: np.ndarray, act: Callable[[np.ndarray], np.ndarray], gamma: float
@@ -198,7 +196,7 @@ def table(rows: list[dict[str, str]]) -> str:
         for name in LOOKS:
             values = np.array([float(row[name]) for row in own])
             known = values[np.isfinite(values)]
-            texts.append(f"{known.mean():.2f} ({known.min():.2f} to {known.max():.2f})" if known.size else "")
+            texts.append(extremes(known, 2) if known.size else "")
         lines.append(f"| {cell} | {len(own)} | {' | '.join(texts)} |")
     return "\n".join(lines)
 
