@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ GOALS = {"pendulum": (-200, 2500), "inverted_pendulum": (950, 5000), "inverted_d
 # The tasks on which all methods are compared, by suite.
 CONTROL_TASKS = {"control": ("pendulum", "inverted_pendulum"), "double_pendulum": ("inverted_double_pendulum",)}
 NOISES = ("none", "observation", "dynamics", "action", "reward")
+CONTROL_NOISES = NOISES[:3]
 DEFAULT_METHOD = "mmd_anchored_state_action"
 # The default of conf/pendulum.yaml, and what it was: suite in conf/suite/, method there, and as the table names it.
 DEFAULTS = [
@@ -61,7 +63,7 @@ FACTORS_AT = 500  # environment steps that all fits of summit_factors.csv have r
 
 def task_table(suite: str, *tasks: str, against: str = "mage") -> str:
     """Final score and area under the curve of every method on one task, or on each of several, without noise."""
-    rows = compare(read_csv(RESULTS / "compare" / suite), against).tasks
+    rows = compare(_results(suite), against).tasks
     rows = rows[rows["task"].isin(tasks) & (rows["noise"] == "none")]
     rows = rows.sort_values("task", key=lambda names: names.map(tasks.index), kind="stable")
     names = ["method", "targets; pessimism", "seeds", "final score", "area under the curve", f"against {against}"]
@@ -94,7 +96,7 @@ def factor_table() -> str:
 
 def control_table() -> str:
     """When each seed of the small control tasks first met its goal under each noise, and where it ended; defaults only."""
-    suites = {name: read_csv(RESULTS / "compare" / name) for name, _, _ in DEFAULTS}
+    suites = {name: _results(name) for name, _, _ in DEFAULTS}
     names = [
         "task", "noise", "setting", "goal", "seeds that met it", "first evaluation that did, in environment steps",
         "at the end",
@@ -120,7 +122,7 @@ def control_table() -> str:
 
 def pessimism_table() -> str:
     """The default with another pessimism, each on the seeds that it has: who meets the goal, and how right values are."""
-    suites = {name: read_csv(RESULTS / "compare" / name).curves for name in dict.fromkeys(s for s, _, _ in PESSIMISM)}
+    suites = {name: _results(name).curves for name in dict.fromkeys(s for s, _, _ in PESSIMISM)}
     names = [
         "task", "noise", "pessimism", "seeds that met the goal", "still do at the end", "return at the end",
         "predicted when the policy comes to rest", "predicted at the end", "realised at the end",
@@ -162,7 +164,7 @@ def _first_steps(curves: pd.DataFrame, goal: float, within: int) -> list[int]:
 
 def control_methods_table(suite: str = "control") -> str:
     """Every method on the small control tasks beside the earlier default, whatever its number of seeds."""
-    results = read_csv(RESULTS / "compare" / suite)
+    results = _results(suite)
     known = set(results.cells["method"])
     rows = compare(results, DEFAULT_METHOD if DEFAULT_METHOD in known else None).tasks
     curves = _ended_curves(results)
@@ -188,69 +190,46 @@ def control_methods_table(suite: str = "control") -> str:
 
 def goals_table() -> str:
     """How many seeds of every method met the goal of each small control task, a column for each task and noise setting."""
-    curves = {suite: _ended_curves(part) for suite, part in _control_suites().items()}
-
-    def cell(suite: str, own: dict[str, str]) -> str:
-        evaluations = _where(curves[suite], own)
-        many = evaluations["seed"].nunique()
-        return f"{len(_first_steps(evaluations, *GOALS[own['task']]))} of {many}" if many else ""
-
-    return _control_matrix(cell)
+    return _control_matrix(_met)
 
 
 def areas_table() -> str:
     """Area under the curve of the same with its interval, and in how many of the columns it is apart from the best."""
-    tasks = {suite: compare(part, None).tasks for suite, part in _control_suites().items()}
-    best = {
-        (task, noise): estimate_of(rows.loc[rows["area"].idxmax()], "area")
-        for suite, table in tasks.items()
-        for (task, noise), rows in table[table["task"].isin(CONTROL_TASKS[suite])].groupby(["task", "noise"])
-    }
-    apart: dict[str, list[bool]] = {}
-
-    def cell(suite: str, own: dict[str, str]) -> str:
-        rows = _where(tasks[suite], own)
-        if rows.empty:
-            return ""
-        area = estimate_of(rows.iloc[0], "area")
-        apart.setdefault(own["method"], []).append(separated(area, best[own["task"], own["noise"]]))
-        return interval(area)
-
-    lines = _control_matrix(cell).splitlines()
-    ends = [" apart from the best |", "---|", *(f" {sum(found)} of {len(found)} |" for found in apart.values())]
-    return "\n".join(line + end for line, end in zip(lines, ends, strict=True))
+    apart = control_areas().groupby("method")["apart"]
+    counts = [f" {apart.get_group(name).sum()} of {len(apart.get_group(name))} |" for name in in_order(apart.groups)]
+    lines = _control_matrix(_area).splitlines()
+    return "\n".join(a + b for a, b in zip(lines, [" apart from the best |", "---|", *counts], strict=True))
 
 
 def action_weights_table() -> str:
     """Seeds that met the goal, and areas, where gradients in the action weigh more or less in the loss."""
-    suites = {name: read_csv(RESULTS / "compare" / name) for name in dict.fromkeys(s for s, _, _ in ACTION_WEIGHTS)}
-    tasks = {name: compare(part, None).tasks for name, part in suites.items()}
-    curves = {name: _ended_curves(part) for name, part in suites.items()}
-    places = [(task, noise) for task in ("inverted_pendulum", "pendulum") for noise in NOISES[:3]]
+    places = [(task, noise) for task in ("inverted_pendulum", "pendulum") for noise in CONTROL_NOISES]
     names = ["loss, weight of the action gradient", *(f"{task}: {noise}" for task, noise in places)]
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for suite, method, label in ACTION_WEIGHTS:
-        found = []
-        for task, noise in places:
-            own = {"task": task, "noise": noise, "method": method}
-            rows, evaluations = _where(tasks[suite], own), _where(curves[suite], own)
-            met = len(_first_steps(evaluations, *GOALS[task]))
-            many = evaluations["seed"].nunique()
-            found.append(f"{met} of {many}; {interval(estimate_of(rows.iloc[0], 'area'))}" if many else "")
+        cells = [{"task": task, "noise": noise, "method": method} for task, noise in places]
+        found = ["; ".join(filter(None, (_met(suite, own), _area(suite, own)))) for own in cells]
         lines.append(f"| {' | '.join([label, *found])} |")
     return "\n".join(lines)
 
 
-def _control_suites() -> dict[str, Results]:
-    return {suite: read_csv(RESULTS / "compare" / suite) for suite in CONTROL_TASKS}
+def control_areas() -> pd.DataFrame:
+    """Rows of ``Comparison.tasks`` of all methods on the small control tasks; ``apart`` says which are from the best area."""
+    parts = [_rows(suite)[_rows(suite)["task"].isin(tasks)] for suite, tasks in CONTROL_TASKS.items()]
+    table = pd.concat(parts, ignore_index=True)
+    best = table.groupby(["task", "noise"])["area"].transform("idxmax")
+    areas = [estimate_of(row, "area") for _, row in table.iterrows()]
+    return table.assign(apart=[separated(area, areas[i]) for area, i in zip(areas, best, strict=True)])
 
 
 def _control_matrix(cell: Callable[[str, dict[str, str]], str]) -> str:
     """A row for each method of the small control tasks; ``cell`` gets the suite, and task, noise and method."""
-    places = [(suite, task, noise) for suite in CONTROL_TASKS for task in CONTROL_TASKS[suite] for noise in NOISES[:3]]
+    places = [
+        (suite, task, noise) for suite, tasks in CONTROL_TASKS.items() for task in tasks for noise in CONTROL_NOISES
+    ]
     names = ["method", "gradients", "targets", *(f"{task}: {noise}" for _, task, noise in places)]
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    cells = pd.concat([part.cells for part in _control_suites().values()])
+    cells = pd.concat([_results(suite).cells for suite in CONTROL_TASKS])
     cells = cells[cells["state"] != "missing"]
     for method in in_order(cells["method"]):
         own = cells[cells["method"] == method]
@@ -258,6 +237,30 @@ def _control_matrix(cell: Callable[[str, dict[str, str]], str]) -> str:
         found = (cell(suite, {"task": task, "noise": noise, "method": method}) for suite, task, noise in places)
         lines.append(f"| {' | '.join([method, *settings, *found])} |")
     return "\n".join(lines)
+
+
+def _met(suite: str, own: dict[str, str]) -> str:
+    """How many seeds of a cell met the goal; empty where it was not run."""
+    evaluations = _where(_ended_curves(_results(suite)), own)
+    many = evaluations["seed"].nunique()
+    return f"{len(_first_steps(evaluations, *GOALS[own['task']]))} of {many}" if many else ""
+
+
+def _area(suite: str, own: dict[str, str]) -> str:
+    """Area under the curve of a cell; empty where it was not run."""
+    rows = _where(_rows(suite), own)
+    return interval(estimate_of(rows.iloc[0], "area")) if len(rows) else ""
+
+
+@cache  # several tables are of the same suites
+def _results(suite: str) -> Results:
+    return read_csv(RESULTS / "compare" / suite)
+
+
+@cache
+def _rows(suite: str) -> pd.DataFrame:
+    """``Comparison.tasks``, compared with no method."""
+    return compare(_results(suite), None).tasks
 
 
 def _ended_curves(results: Results) -> pd.DataFrame:
@@ -268,7 +271,7 @@ def _ended_curves(results: Results) -> pd.DataFrame:
 
 def control_factors_table() -> str:
     """What the default without pessimism lacks on InvertedPendulum under observation noise, one factor at a time."""
-    control = read_csv(RESULTS / "compare" / "control").curves
+    control = _results("control").curves
     own = (control["task"] == "inverted_pendulum") & (control["noise"] == "observation") & (control["seed"] < 5)
     parts = [pd.read_csv(RESULTS / "control_factors.csv")]
     for method, setting in (("mmd_calibrated_state_action", "without pessimism"), (DEFAULT_METHOD, "earlier default")):

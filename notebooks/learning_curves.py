@@ -18,14 +18,14 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 
-from compare_tables import DEFAULTS, GOALS, RESULTS  # noqa: E402
+from compare_tables import CONTROL_NOISES, CONTROL_TASKS, DEFAULTS, GOALS, RESULTS, control_areas  # noqa: E402
 
 from dsob_pl.analysis import read_csv  # noqa: E402
 from dsob_pl.analysis.comparison import compare, estimate_of  # noqa: E402
 from dsob_pl.analysis.figures import learning_curves  # noqa: E402
 from dsob_pl.analysis.methods import in_order, is_ours  # noqa: E402
 from dsob_pl.analysis.panels import new_figure  # noqa: E402
-from dsob_pl.analysis.statistics import interquartile_mean, separated  # noqa: E402
+from dsob_pl.analysis.statistics import interquartile_mean  # noqa: E402
 
 TITLES = {
     "pendulum": "Pendulum-v1",
@@ -39,8 +39,6 @@ COLOURS = {
     "action": "#8e6bb0",
     "reward": "#b58a2b",
 }
-CONTROL = ("control", "double_pendulum")
-CONTROL_NOISES = ("none", "observation", "dynamics")
 
 
 def figure(curves: pd.DataFrame) -> Figure:
@@ -64,23 +62,21 @@ def figure(curves: pd.DataFrame) -> Figure:
     return drawn
 
 
-def control(tables: pd.DataFrame) -> Figure:
+def control(areas: pd.DataFrame) -> Figure:
     """A panel for each task: the area under the curve of every method with its interval, for each noise a colour.
 
     Methods apart from the best of their task and noise have open markers.
 
     Args:
-        tables: ``Comparison.tasks`` of the suites, one below the other.
+        areas: as of ``control_areas``.
     """
-    methods = in_order(tables["method"])
+    methods = in_order(areas["method"])
     drawn, axes = new_figure(1, len(TITLES), (3.9 * len(TITLES), 0.27 * len(methods) + 0.9), sharey=True)
     for axis, (task, title) in zip(axes[0], TITLES.items()):
         for shift, noise in zip((-0.25, 0.0, 0.25), CONTROL_NOISES, strict=True):
-            own = tables[(tables["task"] == task) & (tables["noise"] == noise)].set_index("method")
-            areas = {method: estimate_of(own.loc[method], "area") for method in own.index}
-            best = max(areas.values(), key=lambda area: area.value)
-            for method, area in areas.items():
-                place, face = methods.index(method) + shift, "white" if separated(area, best) else COLOURS[noise]
+            for _, row in areas[(areas["task"] == task) & (areas["noise"] == noise)].iterrows():
+                area, place = estimate_of(row, "area"), methods.index(row["method"]) + shift
+                face = "white" if row["apart"] else COLOURS[noise]
                 axis.plot([area.low, area.high], [place, place], color=COLOURS[noise], linewidth=1.2)
                 axis.plot(area.value, place, "o", color=COLOURS[noise], markersize=4.5, markerfacecolor=face)
         axis.axhline(sum(not is_ours(method) for method in methods) - 0.5, color="0.4", linewidth=0.6)
@@ -117,17 +113,16 @@ def summit_figure() -> Figure:
 
 def control_figure() -> Figure:
     """Of all methods on the three pendulums, beginning from the earlier default; without those that change its pessimism."""
-    two, one = (compare(read_csv(RESULTS / "compare" / suite), "mage").tasks for suite in CONTROL)
-    two = two[two["task"] != "inverted_double_pendulum"]  # there for the default's length, and of one method
-    tables = pd.concat([two, one])
-    return control(tables[tables["method"].isin(set(two["method"]) & set(one["method"]))])
+    areas = control_areas()
+    everywhere = areas.groupby("method")["task"].nunique() == len(TITLES)
+    return control(areas[areas["method"].map(everywhere)])
 
 
 # File: suites, what draws it, dots per inch.
 FIGURES = {
     "learning_curves.png": (("default",), default_figure, 130),
     "summit.png": (("summit",), summit_figure, 120),
-    "control.png": (CONTROL, control_figure, 120),
+    "control.png": (tuple(CONTROL_TASKS), control_figure, 120),
 }
 SOURCE = "curves.csv, sha256"
 
