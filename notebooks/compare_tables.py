@@ -53,9 +53,11 @@ ACTION_WEIGHTS = [
     ("action_gradients", "weight_03", "MMD, 0.3"),
     ("action_gradients", "weight_01", "MMD, 0.1"),
     ("action_gradients", "weight_30", "MMD, 30"),
+    ("action_gradients", "limited", "MMD, limited"),
     ("action_gradients", "anchored", "MMD, 1, and MMD of the return alone"),
     ("control", "msmmd_sobolev", "MSMMD, 1"),
     ("action_gradients", "msmmd_weight_01", "MSMMD, 0.1"),
+    ("action_gradients", "msmmd_limited", "MSMMD, limited"),
 ]
 REST = 0.6  # of a run: from then on the default's policy stays as it is
 FACTORS_AT = 500  # environment steps that all fits of summit_factors.csv have reached

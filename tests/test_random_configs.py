@@ -24,6 +24,7 @@ MODEL = {
     "samples": st.integers(1, 4),
     "target_samples": st.sampled_from([None, 1, 3]),
     "gradient_weight": st.sampled_from([0.0, 1.0, 3.0]),
+    "gradient_rms_limit": st.sampled_from([None, 0.02]),
     "gradient_bound": st.sampled_from([None, 0.2]),
     "return_range": st.sampled_from([None, 10.0]),
     "policy_delay": st.integers(1, 3),

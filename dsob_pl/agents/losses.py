@@ -56,6 +56,24 @@ def recorded_step(transition: Transition) -> Step:
     return step
 
 
+def limited_gradient_weight(target: Tensor, weight: float, limit: Tensor) -> Tensor:
+    """``weight``, or as much less as gives the weighted target gradients of the batch the root mean square ``limit``.
+
+    It weighs both sides of the loss, so that equal laws stay at its minimum. One factor for the whole batch leaves
+    transitions in proportion; it depends on targets alone, constants of the loss.
+
+    Args:
+        target: samples ``[B, M, D]``, component 0 being the return.
+        weight: factor on the gradient components.
+        limit: largest root mean square of the Euclidean norm of ``weight`` times the gradient (0-d).
+
+    Returns:
+        the factor (0-d).
+    """
+    size = weight * target[..., 1:].square().sum(-1).mean().sqrt()
+    return weight * limit / torch.maximum(size, limit).clamp_min(torch.finfo(target.dtype).tiny)
+
+
 def critic_loss(
     critic: Critic,
     divergence: Divergence,
@@ -63,7 +81,7 @@ def critic_loss(
     noise: Tensor,
     target: Tensor,
     order: SobolevOrder,
-    gradient_weight: float,
+    gradient_weight: float | Tensor,
     value: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Divergence between the critic's Sobolev samples and the target's, mean over transitions, summed over members.
@@ -75,7 +93,7 @@ def critic_loss(
         noise: ``[B, N, K]``.
         target: ``[B, M, D]``, detached.
         order: which derivatives belong to a sample.
-        gradient_weight: factor on the gradient components of both sides, inside the divergence.
+        gradient_weight: factor on the gradient components of both sides, inside the divergence (a number or 0-d).
         value: False asks for the derivative in the critic alone; terms of the targets are then left out of the loss.
 
     Returns:
@@ -84,9 +102,9 @@ def critic_loss(
     divergence = divergence.at_levels(critic.levels(noise))
     samples = sobolev_samples(critic, transition.s, transition.a, noise, order)
     target = target.expand(samples.shape[0], *target.shape)
-    if order is not SobolevOrder.NONE and gradient_weight != 1.0:
-        weights = torch.full((samples.shape[-1],), gradient_weight, dtype=samples.dtype, device=samples.device)
-        weights[0] = 1.0
+    if order is not SobolevOrder.NONE and (isinstance(gradient_weight, Tensor) or gradient_weight != 1.0):
+        weight = torch.as_tensor(gradient_weight, dtype=samples.dtype, device=samples.device)
+        weights = torch.cat([torch.ones_like(weight)[None], weight.expand(samples.shape[-1] - 1)])
         predicted, target = samples * weights, target * weights
     else:
         predicted = samples

@@ -16,7 +16,7 @@ from torch._dynamo.exc import TorchDynamoException
 from dsob_pl.agents import losses
 from dsob_pl.agents.numbers import EXCESS, range_excess
 from dsob_pl.agents.reports import sample_statistics, target_statistics
-from dsob_pl.bellman import bound_target, jacobian_penalty, smoothed_policy, sobolev_target
+from dsob_pl.bellman import SobolevOrder, bound_target, jacobian_penalty, smoothed_policy, sobolev_target
 from dsob_pl.bellman.target import Policy
 from dsob_pl.errors import UsageError
 from dsob_pl.world_models import Transition
@@ -120,6 +120,15 @@ def target_samples(
     return bound_target(target, agent.scales.bounds, agent.gradient_bound, agent.bound_unit)
 
 
+def gradient_weight(agent: SobolevActorCritic, target: Tensor) -> float | Tensor:
+    """What gradient components of ``target [B, M, D]`` and of the critic's samples weigh in the loss."""
+    if agent.gradient_rms_limit is None or agent.order is SobolevOrder.NONE:
+        return agent.gradient_weight
+    bounds = agent.scales.bounds
+    limit = agent.gradient_rms_limit * (bounds.high - bounds.low)
+    return losses.limited_gradient_weight(target, agent.gradient_weight, limit)
+
+
 def penalty(agent: SobolevActorCritic, transition: Transition, policy: nn.Module, eps: Tensor) -> Tensor:
     """Soft bound on ``||K||_2`` at the first R of ``transition [B]``, with ``eps [R, W]`` (0-d)."""
     assert agent.world_model is not None
@@ -174,8 +183,9 @@ def _critic(
 ) -> tuple[Tensor, Metrics]:
     step_noise, target_noise, own_noise, smoothing = noise
     target, clipped = target_samples(agent, transition, step_noise, target_noise, smoothing, nested)
+    weight = gradient_weight(agent, target)
     loss, samples = losses.critic_loss(
-        agent.critic, agent.divergence, transition, own_noise, target, agent.order, agent.gradient_weight, value=report
+        agent.critic, agent.divergence, transition, own_noise, target, agent.order, weight, value=report
     )
     # In the order in which they come to be: the first that is not finite is the one to name. Bounded targets cannot
     # leave the range of possible returns; the critic's own values can.
@@ -187,6 +197,8 @@ def _critic(
     if report:
         metrics |= {f"critic/{name}": value for name, value in sample_statistics(samples, scale).items()}
         metrics["critic/clipped_fraction"] = clipped
+        if isinstance(weight, Tensor):
+            metrics["critic/gradient_weight"] = weight
     return loss, metrics
 
 

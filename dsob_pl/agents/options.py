@@ -29,11 +29,12 @@ def check_options(agent: Any) -> None:
     for name in ("samples", "target_samples", "policy_samples", "policy_delay", "diagnostic_samples"):
         if getattr(agent, name) < 1:
             raise UsageError(f"model.{name}: expected at least 1, got {getattr(agent, name)}")
-    for name in ("return_range", "gradient_bound", "max_gradient_norm", "jacobian_bound", "divergence_margin"):
+    finite = ("return_range", "gradient_bound", "gradient_rms_limit")
+    for name in (*finite, "max_gradient_norm", "jacobian_bound", "divergence_margin"):
         bound = getattr(agent, name)
         if bound is not None and not bound > 0:
             raise UsageError(f"model.{name}: expected a positive number, got {bound}")
-        if bound == math.inf and name in ("return_range", "gradient_bound"):
+        if bound == math.inf and name in finite:
             raise UsageError(f"model.{name}: expected a finite number, or null for none, got {bound}")
     for name in ("gradient_weight", "exploration_std", "target_policy_noise", "jacobian_penalty"):
         number = getattr(agent, name)

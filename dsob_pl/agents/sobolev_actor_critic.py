@@ -83,6 +83,8 @@ class SobolevActorCritic(L.LightningModule):
         samples: predicted samples N per transition.
         target_samples: samples M per target critic; None means N.
         gradient_weight: factor on gradient components inside the divergence.
+        gradient_rms_limit: largest root mean square that the norm of a batch's target gradients has there, relative to
+            the width of possible returns; those of both sides weigh as much less as that takes. None is no limit.
         gradient_bound: longest target gradient relative to the width of possible returns; None leaves targets
             unbounded.
         bound_unit: what is kept within the possible returns, each target sample by itself, or the law of a transition
@@ -143,6 +145,7 @@ class SobolevActorCritic(L.LightningModule):
         samples: int = 10,
         target_samples: int | None = None,
         gradient_weight: float = 1.0,
+        gradient_rms_limit: float | None = None,
         gradient_bound: float | None = 0.2,
         bound_unit: BoundUnit = "sample",
         return_range: float | None = 10.0,
@@ -177,6 +180,7 @@ class SobolevActorCritic(L.LightningModule):
         self.target_samples = samples if target_samples is None else target_samples
         self.policy_samples = samples if policy_samples is None else policy_samples
         self.gradient_weight = gradient_weight
+        self.gradient_rms_limit = gradient_rms_limit
         self.gradient_bound = gradient_bound
         self.bound_unit = bound_unit
         self.return_range = return_range

@@ -19,6 +19,7 @@ GLOSSARY: dict[str, str] = {
     "critic/range_excess": "how far the farthest mean return (target, or predicted where targets are bounded) lies "
     "outside of the range that rewards and discount allow, in widths of it; negative below",
     "critic/clipped_fraction": "fraction of target samples that the bounds on possible returns changed",
+    "critic/gradient_weight": "what gradients weigh in the loss where that is limited (model.gradient_rms_limit)",
     "critic/pessimism": "weight of the targets' pessimism where it adapts (AdaptivePessimism); "
     "1 is the lower mean, below 0 optimism",
     "critic/recent_pit": "mean rank of recent training returns in their predicted law; above 0.5 that lies too low",

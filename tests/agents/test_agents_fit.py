@@ -54,7 +54,8 @@ def parameters(agent):
 @pytest.mark.parametrize("source", ["imagined", "replayed"])
 def test_a_fit_counts_environment_steps_and_logs_the_glossary(tmp_path, source):
     pessimism = AdaptivePessimism(every=5, window=10)
-    options = {"sobolev": "state_action", "gamma": 0.7, "overestimation": pessimism, "risk": CVaR(0.5)}
+    options = {"sobolev": "state_action", "gamma": 0.7, "overestimation": pessimism, "gradient_rms_limit": 0.02}
+    options["risk"] = CVaR(0.5)
     agent, data = build(target_source=source, **options)
     run = trainer(tmp_path)
     run.fit(agent, data)

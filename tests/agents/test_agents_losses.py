@@ -1,11 +1,13 @@
 """The losses as pure functions: numbers by hand, gradient isolation, no NaN from terminal states, torch.func."""
 
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
 from torch.func import functional_call
 
 from dsob_pl.agents import SobolevActorCritic, losses
+from dsob_pl.agents.objectives import draw_noise, gradient_weight, objective, target_samples
 from dsob_pl.bellman import NoCorrection, SobolevOrder, sobolev_target
 from dsob_pl.critics import Critic, GenerativeCritic
 from dsob_pl.divergences import MMD, Multiquadric, SquaredError
@@ -69,6 +71,58 @@ def test_critic_loss_for_its_derivative_alone(float64, gradient_weight):
     for full, alone in zip(*gradients):
         torch.testing.assert_close(alone, full)
     assert values[0] - values[1] < -1  # the term of the targets: E = 2 times the mean of -sqrt(1 + h^2 |y - y'|^2)
+
+
+def test_limited_gradient_weight_by_hand(float64):
+    # Norms 5 and 1 of the gradients: their root mean square is sqrt(13) = 3.6056; the returns have no say.
+    target = torch.tensor([[[100.0, 3.0, 4.0], [-7.0, 0.0, 1.0]]])
+    limited = losses.limited_gradient_weight
+    torch.testing.assert_close(limited(target, 1.0, torch.tensor(1.8)), torch.tensor(1.8 / 13**0.5))
+    torch.testing.assert_close(limited(target, 2.0, torch.tensor(1.8)), torch.tensor(1.8 / 13**0.5))
+    torch.testing.assert_close(limited(target, 0.5, torch.tensor(1.81)), torch.tensor(0.5))  # 1.803 is allowed
+    assert limited(0 * target, 1.0, torch.tensor(0.2)) == 1
+    assert limited(target, 1.0, torch.tensor(0.0)) == 0  # no return but one is possible
+    assert limited(0 * target, 1.0, torch.tensor(0.0)).isfinite()
+
+
+@pytest.mark.parametrize("power", [-3, 0, 3])
+def test_weighted_gradients_never_exceed_the_limit_and_weigh_no_more_than_without(float64, power):
+    target = torch.randn(16, 8, 6) * 10.0**power * torch.rand(16, 1, 1)
+    for weight in (0.3, 1.0, 5.0):
+        found = losses.limited_gradient_weight(target, weight, torch.tensor(0.2))
+        size = np.sqrt(np.mean([float((found * y[1:]).norm()) ** 2 for row in target for y in row]))
+        whole = np.sqrt(np.mean([float((weight * y[1:]).norm()) ** 2 for row in target for y in row]))
+        assert size == pytest.approx(min(whole, 0.2))
+        assert found <= weight * (1 + 1e-12)
+
+
+def test_critic_loss_with_a_weight_of_its_batch_is_that_with_the_number(float64):
+    _, critic, _ = small_parts()
+    batch, noise, target = transition(), torch.randn(6, 5, critic.noise_size), torch.randn(6, 8, 6)
+    both = []
+    for weight in (0.37, torch.tensor(0.37)):
+        loss, _ = losses.critic_loss(critic, MMD(), batch, noise, target, STATE_ACTION, weight)
+        both.append((loss, *torch.autograd.grad(loss, critic.parameters(), allow_unused=True)))
+    torch.testing.assert_close(*both, rtol=0, atol=0)
+
+
+def test_the_limit_on_gradients_is_relative_to_the_possible_returns(float64):
+    batch = transition()
+    for scale in (1.0, 40.0):
+        it = agent(sobolev="action", gradient_rms_limit=0.01, return_range=None, gamma=0.5, gradient_bound=None)
+        it.reward_scale.low.fill_(-scale), it.reward_scale.high.fill_(scale)  # returns within 2 scale of 0
+        noise = draw_noise(it, 6, policy=False)
+        target, _ = target_samples(it, batch, noise.step, noise.target, noise.smoothing)
+        target = target * 1e3  # whatever the networks begin with
+        found = gradient_weight(it, target)
+        rms = (found * target[..., 1:]).square().sum(-1).mean().sqrt()
+        torch.testing.assert_close(rms, torch.tensor(0.04 * scale))
+        _, metrics = objective(it, "critic", batch, noise.of("critic"), report=True)
+        assert 0 < metrics["critic/gradient_weight"] <= 1
+    plain = agent(sobolev="action")
+    assert gradient_weight(plain, target) == 1.0
+    _, metrics = objective(plain, "critic", batch, draw_noise(plain, 6, policy=False).of("critic"), report=True)
+    assert "critic/gradient_weight" not in metrics
 
 
 def test_policy_loss_by_hand(float64):

@@ -124,6 +124,7 @@ def test_each_seed_is_the_run_it_would_be_alone(overlay, float64):
         {"world_model": None, "sobolev": "none", "target_source": "replayed"},
         {"policy_optimizer": None, "policy": {"class_path": "dsob_pl.networks.LinearPolicy"}},
         {"max_gradient_norm": 1e-3},
+        {"gradient_rms_limit": 1e-3},
         *({"risk": risk, "policy_samples": 7} for risk in RISKS),
     ],
     ids=lambda options: options["risk"]["class_path"] if "risk" in options else next(iter(options)),

@@ -30,6 +30,8 @@ from dsob_pl.world_models import Deterministic, Prediction
         {"return_range": float("inf")},
         {"gradient_bound": float("inf")},
         {"gradient_bound": -1.0},
+        {"gradient_rms_limit": 0.0},
+        {"gradient_rms_limit": float("inf")},
         {"max_gradient_norm": float("nan")},
         {"gradient_weight": -1.0},
         {"exploration_std": float("inf")},
