@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -83,19 +84,25 @@ def test_mean_and_variance_are_those_of_rollouts() -> None:
     assert torch.autograd.gradcheck(exact.variance, (s, a))
 
 
-def test_the_best_gain_is_cautious_and_no_action_is_better() -> None:
-    none = torch.zeros(2, 2)
-    problem = MultiplicativeLinearQuadratic(C=none, D=[[0.6, 0.0], [0.0, 0.6]]).double()
-    gain = problem.best_gain(0.9)
-    exact = problem.exact(gain, 0.9)
+@pytest.mark.parametrize("gamma", [0.8, 0.9, 0.99])
+@pytest.mark.parametrize("noise", [{}, {"C": torch.zeros(2, 2), "D": [[0.6, 0.0], [0.0, 0.6]]}], ids=["own", "action"])
+def test_under_the_best_gain_no_action_is_better(noise: dict[str, Any], gamma: float) -> None:
+    problem = MultiplicativeLinearQuadratic(**noise).double()
+    gain = problem.best_gain(gamma)
+    exact = problem.exact(gain, gamma)
     s = torch.randn(20, 2).double()
     own = exact.mean_return(s, s @ gain.T)
     # A policy whose every action is the best under its own value is optimal.
     a = (s @ gain.T).requires_grad_()
     (slope,) = torch.autograd.grad(exact.mean_return(s, a).sum(), a)
-    assert slope.abs().max() < 1e-9
+    assert slope.abs().max() < 1e-8
     for step in 0.3 * torch.randn(20, 2).double():
         assert (exact.mean_return(s, s @ gain.T + step) < own).all()
+
+
+def test_the_best_gain_is_cautious() -> None:
+    none = torch.zeros(2, 2)
+    gain = MultiplicativeLinearQuadratic(C=none, D=[[0.6, 0.0], [0.0, 0.6]]).double().best_gain(0.9)
     bold = MultiplicativeLinearQuadratic(C=none).double().best_gain(0.9)
     assert gain.norm() < 0.9 * bold.norm()
     torch.testing.assert_close(

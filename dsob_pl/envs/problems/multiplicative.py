@@ -146,6 +146,7 @@ class MultiplicativeLinearQuadratic(Problem):
             mixed = b.mT @ p @ a + d.mT @ p @ c
             gain = -gamma * torch.linalg.solve(r + gamma * (b.mT @ p @ b + d.mT @ p @ d), mixed)
             before, p = p, q + gamma * (a.mT @ p @ a + c.mT @ p @ c + mixed.mT @ gain)
+            p = (p + p.mT) / 2  # what rounding leaves of an antisymmetric part would grow
             if not p.isfinite().all():
                 break
             if (p - before).abs().max() <= _TOLERANCE * p.abs().max():
