@@ -488,10 +488,13 @@ class SobolevActorCritic(L.LightningModule):
 
     @torch.no_grad()
     def values(self, observation: Tensor, count: int) -> Tensor:
-        """Return samples of the policy from raw observations, in units of reward: ``[n, S] -> [E, n, count]``."""
+        """Return samples of the policy from raw observations, in units of reward: ``[n, S] -> [E, n, count]``.
+
+        Critics have noise of their own: of the same, samples of two that agree would be no two draws of one law.
+        """
         s = self.normalizer(observation.to(self.device))
         members = self.critic.ensemble_size
-        noise = self._critic_noise(len(s), count, self._side_generator()).expand(members, -1, -1, -1)
+        noise = self._critic_noise(members * len(s), count, self._side_generator()).unflatten(0, (members, len(s)))
         s, a = (x.unsqueeze(1).expand(members, -1, count, -1) for x in (s, self.policy(s)))
         return self.reward_scale.inverse(self.critic(s, a, noise))
 
@@ -511,9 +514,9 @@ class SobolevActorCritic(L.LightningModule):
         s, a = self.normalizer(observation.to(self.device)), action.to(self.device)
         noise = self._critic_noise(1 if shared else len(s), count, self._side_generator()).expand(len(s), -1, -1)
         samples = sobolev_samples(self.critic, s, a, noise, SobolevOrder.STATE_ACTION)
-        unit = torch.ones(samples.shape[-1], device=self.device)
-        unit[1 : 1 + s.shape[-1]] = self.normalizer.scale  # the chain rule through the normalisation
-        return self.reward_scale.inverse(samples) / unit
+        through = torch.ones(len(s), samples.shape[-1], device=self.device)
+        through[:, 1 : 1 + s.shape[-1]] = self.normalizer.derivative(observation.to(self.device))
+        return self.reward_scale.inverse(samples) * through.unsqueeze(1)
 
     def value_distribution(self, observation: Tensor, action: Tensor, count: int = 1000) -> ValueDistribution:
         """The predicted law of return and gradients from raw observations ``[..., S]`` and actions ``[..., A]``.

@@ -53,6 +53,10 @@ class RunningNormalizer(nn.Module):
         """``(x - mean) / std``, clipped."""
         return ((x - self.shift) / self.scale).clamp(-self.clip, self.clip)
 
+    def derivative(self, x: Tensor) -> Tensor:
+        """That of ``forward`` in each component: ``1 / std``, and 0 where it is clipped."""
+        return torch.where(((x - self.shift) / self.scale).abs() < self.clip, 1 / self.scale, 0.0)
+
     def inverse(self, x: Tensor) -> Tensor:
         """``x * std + mean``."""
         return x * self.scale + self.shift

@@ -167,6 +167,23 @@ def test_samples_of_return_and_gradients_are_in_units_of_reward_and_observation(
         step = h * torch.eye(2)[i]
         up, down = agent.sobolev_returns(s, a + step, 6)[..., 0], agent.sobolev_returns(s, a - step, 6)[..., 0]
         torch.testing.assert_close(samples[..., 4 + i], (up - down) / (2 * h), rtol=1e-5, atol=1e-7)
+    # Beyond 10 standard deviations a component of the state is clipped, and returns do not depend on it.
+    s = s + torch.tensor([0.0, 100.0, 0.0])
+    samples = agent.sobolev_returns(s, a, 6)
+    assert (samples[..., 2] == 0).all()
+    assert (samples[..., [1, 3]] != 0).all()
+    torch.testing.assert_close(agent.sobolev_returns(s + torch.tensor([0.0, 1.0, 0.0]), a, 6), samples, rtol=0, atol=0)
+
+
+def test_return_samples_of_two_equal_critics_are_draws_of_one_law(float64):
+    agent = SobolevActorCritic(3, 1, critic=lambda s, a: GenerativeCritic(s, a, members=2, hidden=(8,))).double()
+    for parameter in agent.critic.parameters():
+        parameter.data[1:] = parameter.data[:1]
+    x = agent.values(torch.randn(1, 3).expand(400, -1), 20)
+    within = (x[:, :, :, None] - x[:, :, None, :]).abs().sum((-2, -1)) / (20 * 19)
+    between = (x[0, :, :, None] - x[1, :, None, :]).abs().mean()
+    assert between == pytest.approx(within.mean().item(), rel=0.03)
+    assert (x[0] != x[1]).all()
 
 
 def test_observations_are_left_alone_where_that_is_asked_for():
