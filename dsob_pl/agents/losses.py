@@ -56,22 +56,26 @@ def recorded_step(transition: Transition) -> Step:
     return step
 
 
-def limited_gradient_weight(target: Tensor, weight: float, limit: Tensor) -> Tensor:
-    """``weight``, or as much less as gives the weighted target gradients of the batch the root mean square ``limit``.
+def limited_gradient_weights(target: Tensor, weight: float, limit: Tensor) -> Tensor:
+    """``weight``, or as much less as gives the batch's weighted target gradients the root mean square ``limit``.
 
-    It weighs both sides of the loss, so that equal laws stay at its minimum. One factor for the whole batch leaves
-    transitions in proportion; it depends on targets alone, constants of the loss.
+    That of a transition is of all others: weights that saw the very targets they weigh would count least those which
+    drew a large gradient, and rare ones would be learned as rarer than they are. Alone, a transition is not limited.
 
     Args:
-        target: samples ``[B, M, D]``, component 0 being the return.
+        target: samples ``[B, M, D]``, component 0 being the return; rows are independent draws.
         weight: factor on the gradient components.
         limit: largest root mean square of the Euclidean norm of ``weight`` times the gradient (0-d).
 
     Returns:
-        the factor (0-d).
+        the factor of each transition ``[B]``.
     """
-    size = weight * target[..., 1:].square().sum(-1).mean().sqrt()
-    return weight * limit / torch.maximum(size, limit).clamp_min(torch.finfo(target.dtype).tiny)
+    squares = target[..., 1:].square().sum(-1).mean(-1)
+    rows = len(squares)
+    # A product and not the sum less its own part: where one is far larger than all others, that loses these.
+    others = (1 - torch.eye(rows, dtype=target.dtype, device=target.device)) @ squares / max(rows - 1, 1)
+    size = weight * others.sqrt()
+    return weight * (limit / torch.maximum(size, limit).clamp_min(torch.finfo(target.dtype).tiny))
 
 
 def critic_loss(
@@ -93,7 +97,7 @@ def critic_loss(
         noise: ``[B, N, K]``.
         target: ``[B, M, D]``, detached.
         order: which derivatives belong to a sample.
-        gradient_weight: factor on the gradient components of both sides, inside the divergence (a number or 0-d).
+        gradient_weight: factor on the gradient components of both sides, inside the divergence; a number, or ``[B]``.
         value: False asks for the derivative in the critic alone; terms of the targets are then left out of the loss.
 
     Returns:
@@ -103,8 +107,8 @@ def critic_loss(
     samples = sobolev_samples(critic, transition.s, transition.a, noise, order)
     target = target.expand(samples.shape[0], *target.shape)
     if order is not SobolevOrder.NONE and (isinstance(gradient_weight, Tensor) or gradient_weight != 1.0):
-        weight = torch.as_tensor(gradient_weight, dtype=samples.dtype, device=samples.device)
-        weights = torch.cat([torch.ones_like(weight)[None], weight.expand(samples.shape[-1] - 1)])
+        weight = torch.as_tensor(gradient_weight, dtype=samples.dtype, device=samples.device).view(-1, 1, 1)
+        weights = torch.cat([torch.ones_like(weight), weight.expand(-1, -1, samples.shape[-1] - 1)], -1)
         predicted, target = samples * weights, target * weights
     else:
         predicted = samples

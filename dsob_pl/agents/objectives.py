@@ -121,12 +121,12 @@ def target_samples(
 
 
 def gradient_weight(agent: SobolevActorCritic, target: Tensor) -> float | Tensor:
-    """What gradient components of ``target [B, M, D]`` and of the critic's samples weigh in the loss."""
+    """What gradients of ``target [B, M, D]`` and of the critic's samples weigh in the loss: a number, or ``[B]``."""
     if agent.gradient_rms_limit is None or agent.order is SobolevOrder.NONE:
         return agent.gradient_weight
     bounds = agent.scales.bounds
     limit = agent.gradient_rms_limit * (bounds.high - bounds.low)
-    return losses.limited_gradient_weight(target, agent.gradient_weight, limit)
+    return losses.limited_gradient_weights(target, agent.gradient_weight, limit)
 
 
 def penalty(agent: SobolevActorCritic, transition: Transition, policy: nn.Module, eps: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ def _critic(
         metrics |= {f"critic/{name}": value for name, value in sample_statistics(samples, scale).items()}
         metrics["critic/clipped_fraction"] = clipped
         if isinstance(weight, Tensor):
-            metrics["critic/gradient_weight"] = weight
+            metrics["critic/gradient_weight"] = weight.mean()
     return loss, metrics
 
 
