@@ -42,7 +42,10 @@ def check_cells(cells: Iterable[Cell], environments: bool = True) -> None:
         found = _first_wrong(looks, environments)
     else:
         words = [sys.executable, "-m", "dsob_pl.cli.sweep_check"]
-        done = subprocess.run(words, input=json.dumps([looks, environments]), stdout=subprocess.PIPE, text=True)
+        # Of a process group of its own: Ctrl-C is for the sweep, which then ends it.
+        done = subprocess.run(
+            words, input=json.dumps([looks, environments]), stdout=subprocess.PIPE, text=True, process_group=0
+        )
         if done.returncode != 0:
             raise UsageError(f"sweep: the cells could not be looked at (exit code {done.returncode})")
         found = json.loads(done.stdout.splitlines()[-1])

@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -329,6 +331,28 @@ def test_a_database_that_goes_away_ends_a_sweep_in_one_line(
     assert "dsob_pl: error: MLflow failed: (sqlite3.OperationalError) no such table: runs" in err
     assert "the same command goes on from here" in err
     assert "Traceback" not in err
+
+
+def test_ctrl_c_while_the_cells_are_looked_at_is_one_line(folder: Path) -> None:
+    def looking() -> bool:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        return any(b"sweep_check" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children)
+
+    words = [sys.executable, "-m", "dsob_pl", "sweep", "--config", "toy.yaml", "--jobs", "1"]
+    process = subprocess.Popen(
+        words,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    )
+    until(looking)
+    time.sleep(1)  # it loads libraries
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines() == ["dsob_pl: error: interrupted"]
 
 
 def interrupted(folder: Path, *options: str) -> None:
