@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from dsob_pl.errors import UsageError, nearest
 from dsob_pl.seeds import compact_seeds, parse_seeds
@@ -209,7 +212,17 @@ def _options(value: Any, where: str) -> Options:
         return ()
     if not isinstance(value, dict):
         raise UsageError(f"{where}: expected options of fit such as trainer.max_steps: 1000, got {value!r}")
-    return tuple((_option(str(key), where), _text(item)) for key, item in value.items())
+    for key in _keys(value):
+        _option(key, where)
+    return tuple((_option(str(key), where), _text(item, f"{where}.{key}")) for key, item in value.items())
+
+
+def _keys(tree: Mapping[Any, Any]) -> Iterator[str]:
+    """Dotted keys, those of mappings within it, too."""
+    for key, value in tree.items():
+        yield str(key)
+        if isinstance(value, dict):
+            yield from (f"{key}.{inner}" for inner in _keys(value))
 
 
 def _option(key: str, where: str) -> str:
@@ -220,8 +233,16 @@ def _option(key: str, where: str) -> str:
     return key
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _text(value: Any, where: str) -> str:
+    """``value`` as a command line has it."""
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, allow_nan=False)
+    except TypeError as error:
+        raise UsageError(f"{where}: expected numbers, text, lists and keys, got {value!r}") from error
+    except ValueError:  # infinity, which YAML knows
+        return yaml.safe_dump(value, default_flow_style=True, width=math.inf).removesuffix("...\n").strip()
 
 
 def parse_settings(words: Iterable[str]) -> Options:
@@ -265,10 +286,19 @@ def expand(suite: Suite, trees: Mapping[str, Any], settings: Options = ()) -> li
                 parts = (first, second, third)
                 files = tuple(file for part in parts for file in part.files)
                 options = _last_of_each(*(part.options for part in parts), suite.options, settings)
-                contents = json.dumps([[trees[file] for file in files], dict(options)], sort_keys=True, default=str)
+                contents = json.dumps(
+                    _keyed_by_text([[trees[file] for file in files], dict(options)]), sort_keys=True, default=str
+                )
                 digest = hashlib.sha256(contents.encode()).hexdigest()[:12]
                 result.append(Cell(suite.name, task, method, noise, suite.seeds, files, options, digest))
     return result
+
+
+def _keyed_by_text(tree: Any) -> Any:
+    """``tree`` with keys that can be sorted, whatever a file has."""
+    if isinstance(tree, Mapping):
+        return {str(key): _keyed_by_text(value) for key, value in tree.items()}
+    return [_keyed_by_text(item) for item in tree] if isinstance(tree, list | tuple) else tree
 
 
 def _last_of_each(*options: Options) -> Options:

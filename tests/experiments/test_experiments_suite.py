@@ -93,6 +93,22 @@ def test_the_contents_of_a_config_file_are_settings() -> None:
     assert changed == [cell.name for cell in before if cell.method == "mage"]
 
 
+def test_values_that_only_yaml_knows_reach_the_command(tmp_path: Path) -> None:
+    options = "{trainer.max_steps: 100, model.init_args.divergence_margin: .inf, data.env_kwargs: {low: -.inf, 1: [2]}}"
+    _, cells = read_suite(written(tmp_path, GRID.replace("{trainer.max_steps: 100}", options)))
+    given = dict(word[2:].split("=", 1) for word in cells[0].arguments((0,)) if "=" in word)
+    assert yaml.safe_load(given["model.init_args.divergence_margin"]) == float("inf")
+    assert yaml.safe_load(given["data.env_kwargs"]) == {"low": -float("inf"), 1: [2]}
+    assert given["trainer.max_steps"] == "100"
+
+
+def test_a_config_file_may_have_keys_of_any_kind() -> None:
+    suite = parse_suite(yaml.safe_load(GRID), "toy.yaml")
+    trees = {name: {"data": {"env_kwargs": {1: 2, "b": 3}}} for _, part in suite.parts() for name in part.files}
+    cells = expand(suite, trees)
+    assert len({cell.settings for cell in cells}) == len(cells) == 8
+
+
 @pytest.mark.parametrize(
     ("patterns", "names"),
     [
@@ -122,6 +138,12 @@ WRONG = {
     "a name twice": ("  few:", "  mage:", "'mage' is given twice"),
     "an option of the sweep": ("trainer.max_steps: 100", "seeds: 3", "'seeds' is set by the sweep itself"),
     "a logger": ("trainer.max_steps: 100", "trainer.logger: x", "'trainer.logger' is set by the sweep itself"),
+    "a folder of checkpoints": (
+        "{trainer.max_steps: 100}",
+        "{checkpoint: {dirpath: ck}}",
+        "options: 'checkpoint.dirpath' is set by the sweep itself",
+    ),
+    "a date": ("directions: 1", "day: 2024-01-01", "tasks.summit_1.data.env_kwargs.day: expected numbers, text, lists"),
     "options that are none": ("{trainer.max_steps: 100}", "5", "options: expected options of fit"),
     "a number for files": ("summit_5: conf/summit.yaml", "summit_5: 5", "tasks.summit_5: expected a config file"),
     "no YAML": ("name: toy", "name: [", "not valid YAML"),
