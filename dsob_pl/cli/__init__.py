@@ -43,6 +43,7 @@ Set DSOB_PL_TRACEBACK=1 to see where an error came from."""
 TRAINER_COMMANDS = ("fit", "validate", "test")
 COMMANDS = (*TRAINER_COMMANDS, "evaluate", "explain", "sweep", "report", "tracking", "doctor")
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP)  # no file can be called so
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,6 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno in _READ_ONLY:
             return _fail(2, f"cannot write '{error.filename}': {(error.strerror or '').lower()}")
+        if error.errno in _NO_NAME:
+            name = str(error.filename)
+            shown = name if len(name) <= 60 else f"{name[:60]}..."
+            return _fail(
+                2, f"'{' '.join(shown.split())}': expected the path of a file ({(error.strerror or '').lower()})"
+            )
         if error.errno in NO_ROOM:
             where = f" of '{error.filename}'" if error.filename else ""
             return _fail(4, f"no space is left on the device{where} ({(error.strerror or '').lower()})")

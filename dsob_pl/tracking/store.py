@@ -8,6 +8,7 @@ import posixpath
 import re
 import sqlite3
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -222,9 +223,11 @@ def experiment_id(client: MlflowClient, tracking_uri: str, name: str, artifact_l
     if experiment is not None:
         return str(experiment.experiment_id)
     local = database_path(tracking_uri) is not None
-    # One folder below the location, whatever the name: neither a path nor the folder above.
-    folder = str(artifact_location / re.sub(r"[^\w.-]+|^\.+$", "_", name)) if local else None
-    return str(client.create_experiment(name, artifact_location=folder))
+    # One folder below the location, whatever the name: neither a path nor the folder above, and not too long.
+    folder = re.sub(r"[^\w.-]+|^\.+$", "_", name)
+    if len(folder.encode()) > 200:
+        folder = f"{folder[:40]}_{zlib.crc32(name.encode()):08x}"
+    return str(client.create_experiment(name, artifact_location=str(artifact_location / folder) if local else None))
 
 
 def all_runs(client: MlflowClient, experiments: Sequence[str], condition: str = "") -> list[Run]:

@@ -34,6 +34,23 @@ def test_nothing_is_created_before_something_is_logged(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_experiment_of_a_long_name_has_a_folder_of_a_short_one(tmp_path: Path) -> None:
+    names = [f"{'ab' * 120}{end}" for end in "xy"]
+    for name in names:
+        logger = make(tmp_path, experiment_name=name)
+        logger.log_metrics({"m": 1.0}, 0)
+        logger.finalize("success")
+        experiment = mlflow_client(f"sqlite:///{tmp_path / 'mlflow.db'}").get_experiment_by_name(name)
+        assert experiment is not None
+    folders = {
+        Path(experiment.artifact_location).name
+        for experiment in mlflow_client(f"sqlite:///{tmp_path / 'mlflow.db'}").search_experiments()
+        if experiment.name in names
+    }
+    assert len(folders) == 2
+    assert all(len(folder) < 60 for folder in folders)
+
+
 def test_metrics_are_batched_and_none_is_lost(folder: Path) -> None:
     logger = make(folder, experiment_name="batched", run_name="r", tags={"k": "v"})
     step = 0
