@@ -16,6 +16,7 @@ from dsob_pl.cli.parts import check_part
 from dsob_pl.errors import UsageError, nearest
 
 _COMMA = re.compile(r", (?![^\[]*\])")  # between types, and not between those in brackets
+MOST_THREADS = 1024
 _SIZE = re.compile(r"(^|_)(sizes?|capacity|samples|episodes|members|hidden)$")
 
 
@@ -80,8 +81,8 @@ def check_numbers(config: dict[str, Any]) -> None:
         raise UsageError("trainer.max_steps: expected an integer, in environment steps (-1 for no end), got null")
     if (config.get("trainer") or {}).get("val_check_interval") == 0:  # Lightning divides by it
         raise UsageError("trainer.val_check_interval: expected at least 1, in environment steps, got 0")
-    if config["threads"] is not None and config["threads"] < 1:
-        raise UsageError(f"threads: expected at least 1, got {config['threads']}")
+    if config["threads"] is not None and not 1 <= config["threads"] <= MOST_THREADS:
+        raise UsageError(f"threads: expected an integer from 1 to {MOST_THREADS}, got {config['threads']}")
 
 
 def explain(error: Exception, sources: list[Source], command: str, known: set[str], parts: dict[str, Any]) -> str:

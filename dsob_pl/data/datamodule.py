@@ -79,6 +79,12 @@ class ReplayDataModule(ReplayOnDisk, L.LightningDataModule):
         self.updates_per_step = _integer("updates_per_step", updates_per_step, 1)
         self.evaluation_episodes = _integer("evaluation_episodes", evaluation_episodes, 1)
         self.evaluation_seed = _integer("evaluation_seed", evaluation_seed, 0)
+        if self.evaluation_episodes >= 2**31:
+            raise UsageError(f"data.evaluation_episodes: expected an integer below 2^31, got {evaluation_episodes}")
+        if self.evaluation_seed >= 2**63 - self.evaluation_episodes:  # the last episode has a seed, too
+            raise UsageError(
+                f"data.evaluation_seed: expected an integer below 2^63 - evaluation_episodes, got {evaluation_seed}"
+            )
         self.collect = collect
         capacity, seed = _integer("capacity", capacity, 1), _integer("seed", seed, 0)
         warmup_steps = _integer("warmup_steps", warmup_steps, 0)

@@ -71,6 +71,8 @@ def test_the_same_seed_draws_the_same_batches() -> None:
         ({"warmup_steps": -1}, "data.warmup_steps: expected an integer of at least 0, got -1"),
         ({"evaluation_episodes": 0}, "data.evaluation_episodes"),
         ({"evaluation_seed": -1}, "data.evaluation_seed"),
+        ({"evaluation_episodes": 2**31}, "data.evaluation_episodes: expected an integer below 2^31, got 2147483648"),
+        ({"evaluation_seed": 2**63 - 10}, "below 2^63 - evaluation_episodes, got 9223372036854775798"),
         ({"seed": -1}, "data.seed"),
         ({"seed": None}, "data.seed"),
         ({"holdout_fraction": 0.7}, "data.holdout_fraction: expected a number between 0 and 0.5, got 0.7"),
