@@ -18,7 +18,8 @@ from torch import Tensor
 from dsob_pl.data.collector import Collector
 from dsob_pl.data.episodes import is_held_out, split_held_out, trajectories
 from dsob_pl.data.on_disk import FILES_KEY, ReplayOnDisk
-from dsob_pl.data.replay import Counted, build_replay, load_replay, load_replay_state, replay_state, transitions
+from dsob_pl.data.replay import Counted, build_replay, load_replay_state, replay_state, transitions
+from dsob_pl.data.saved_replay import load_replay
 from dsob_pl.data.stream import EnvironmentSteps, SingleItem, Step
 from dsob_pl.envs import Episodes, in_units_of, make_env, run_episodes
 from dsob_pl.errors import UsageError

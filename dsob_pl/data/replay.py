@@ -1,4 +1,4 @@
-"""Replay: a TorchRL buffer of transitions on the CPU, its episodes, and its files.
+"""Replay: a TorchRL buffer of transitions on the CPU, and its state as plain tensors.
 
 Keys, raw values as the environment gave them: ``observation`` [S], ``action`` [A] in [-1, 1], and under ``next``:
 ``observation`` [S], ``reward`` [1], ``terminated`` [1] and ``truncated`` [1] (bool).
@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,6 @@ from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import LazyTensorStorage, RandomSampler, TensorDictReplayBuffer
 from torchrl.data.replay_buffers.writers import RoundRobinWriter
-
-from dsob_pl.errors import UsageError
 
 FIELDS: dict[str, str | tuple[str, str]] = {
     "observation": "observation",
@@ -167,39 +164,6 @@ def oldest_first(state: dict[str, Any]) -> TensorDict:
         return TensorDict({}, [0])
     data, cursor = _from_fields(state), int(state["cursor"])
     return data if cursor % len(data) == 0 else torch.cat([data[cursor:], data[:cursor]])
-
-
-def save_replay(replay: TensorDictReplayBuffer, path: str | Path) -> None:
-    """Writes all transitions, oldest first, as a plain file of tensors."""
-    data = transitions(replay)
-    torch.save({"replay": {"size": len(data), "cursor": 0} | {name: data[key] for name, key in FIELDS.items()}}, path)
-
-
-def load_replay(path: str | Path) -> TensorDict:
-    """The transitions [n], oldest first, of a file of ``save_replay`` or of a checkpoint of a run.
-
-    Raises:
-        UsageError: the file is missing, unreadable, or holds no transitions.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"data.replay_path: no file '{path}'")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UsageError(f"data.replay_path: '{path}' is not a file of save_replay or a checkpoint") from error
-    content = content.get("ReplayDataModule", content) if isinstance(content, dict) else {}
-    state = content.get("replay", {})
-    if isinstance(state, dict) and isinstance(content.get("files"), dict) and state.get("size"):
-        from dsob_pl.data.on_disk import contents_of_checkpoint
-
-        state = contents_of_checkpoint(path, state, content["files"])
-    if not isinstance(state, dict) or not all(isinstance(state.get(name), Tensor) for name in FIELDS):
-        raise UsageError(f"data.replay_path: '{path}' holds no transitions; expected a file of save_replay")
-    size = len(state["observation"])
-    if not size or any(state[name].ndim != 2 or len(state[name]) != size for name in FIELDS):
-        raise UsageError(f"data.replay_path: the tensors in '{path}' are not [n, size] with one n of at least 1")
-    return oldest_first(state)
 
 
 def _from_fields(state: dict[str, Any]) -> TensorDict:

@@ -1,4 +1,4 @@
-"""Replay: memory, sampling from its own generator, files, and the episodes inside."""
+"""Replay: memory, sampling from its own generator, its state, and the episodes inside."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
 
-from dsob_pl.data import build_replay, load_replay, save_replay, transitions
+from dsob_pl.data import build_replay, transitions
 from dsob_pl.data.episodes import episode_ends, split_held_out, trajectories
 from dsob_pl.data.replay import load_replay_state, replay_state, transition
-from dsob_pl.errors import UsageError
 
 
 def row(number: int, end: str = "") -> TensorDict:
@@ -108,28 +107,6 @@ def test_a_state_is_a_copy_of_the_valid_part_only(tmp_path: Path) -> None:
     assert state["observation"].tolist() == [[0.0, 0.0], [1.0, 1.0]]
     torch.save(state, tmp_path / "state.pt")
     assert (tmp_path / "state.pt").stat().st_size < 15_000
-
-
-def test_files_hold_the_transitions_in_order_and_nothing_but_tensors(tmp_path: Path) -> None:
-    replay = build_replay(4, 0)
-    for n in range(6):
-        replay.extend(row(n))
-    save_replay(replay, tmp_path / "data.pt")
-    assert (load_replay(tmp_path / "data.pt") == rows(2, 3, 4, 5)).all()
-
-
-def test_bad_files_are_named(tmp_path: Path) -> None:
-    torch.save({"a": torch.zeros(3)}, tmp_path / "other.pt")
-    torch.save([1, 2], tmp_path / "list.pt")
-    (tmp_path / "text.pt").write_text("hello")
-    short = {name: torch.zeros(2, 1) for name in ("observation", "action", "next_observation", "reward", "truncated")}
-    torch.save({"replay": {"cursor": 0, **short, "terminated": torch.zeros(3, 1)}}, tmp_path / "uneven.pt")
-    torch.save({"replay": replay_state(build_replay(3, 0))}, tmp_path / "empty.pt")
-    for name in ("missing.pt", "other.pt", "list.pt", "text.pt", "uneven.pt", "empty.pt", "."):
-        with pytest.raises(UsageError, match=r"data\.replay_path") as raised:
-            load_replay(tmp_path / name)
-        assert name in str(raised.value) or name == "."
-        assert "\n" not in str(raised.value)
 
 
 def episode(start: int, length: int, end: str) -> TensorDict:

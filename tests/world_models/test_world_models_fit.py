@@ -8,8 +8,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger
 from mlflow import MlflowClient
 
-from dsob_pl.data import ReplayDataModule
-from dsob_pl.data.replay import save_replay
+from dsob_pl.data import ReplayDataModule, save_replay
 from dsob_pl.errors import RunFailed, UsageError
 from dsob_pl.world_models import CVAE, Deterministic
 
