@@ -10,9 +10,11 @@ import numpy as np
 
 from dsob_pl.errors import RunFailed
 
+LARGEST_REWARD = float(np.finfo(np.float32).max)  # that replay can hold
+
 
 class EnvironmentFailed(RunFailed):
-    """An environment raised, or returned what is not finite, no number or of another shape. Exit code 3."""
+    """An environment raised, or returned what is not finite, no number or flag, or of another shape. Exit code 3."""
 
 
 def reset_environment(env: gymnasium.Env, seed: int | None, step: int) -> np.ndarray:
@@ -43,16 +45,8 @@ def step_environment(env: gymnasium.Env, action: np.ndarray, step: int) -> tuple
     except Exception as error:
         raise _raised(env, error, "at", step) from error
     flat = flat_observation(observation, env, step)
-    try:
-        number = float(reward)
-    except (TypeError, ValueError) as error:
-        given = _short(repr(reward))
-        raise EnvironmentFailed(
-            f"{env_name(env)} returned the reward {given} at environment step {step}; a number is needed"
-        ) from error
-    if not math.isfinite(number):
-        raise EnvironmentFailed(f"{env_name(env)} returned the reward {number} at environment step {step}")
-    return flat, number, bool(terminated), bool(truncated)
+    number = _reward(reward, env, step)
+    return flat, number, _flag(terminated, "terminated", env, step), _flag(truncated, "truncated", env, step)
 
 
 def flat_observation(observation: Any, env: gymnasium.Env, step: int) -> np.ndarray:
@@ -64,7 +58,7 @@ def flat_observation(observation: Any, env: gymnasium.Env, step: int) -> np.ndar
     """
     try:
         flat = np.array(observation, dtype=np.float32)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # an array's or a tensor's own
         given = _short(repr(observation))
         raise EnvironmentFailed(
             f"{env_name(env)} returned the observation {given} at environment step {step}; numbers are needed"
@@ -85,6 +79,35 @@ def flat_observation(observation: Any, env: gymnasium.Env, step: int) -> np.ndar
 def env_name(env: gymnasium.Env) -> str:
     """The id of the environment, or its class where it was built without the registry."""
     return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+
+
+def _reward(given: Any, env: gymnasium.Env, step: int) -> float:
+    try:
+        number = float(given)
+    except Exception as error:  # an array's or a tensor's own
+        raise EnvironmentFailed(
+            f"{env_name(env)} returned the reward {_short(repr(given))} at environment step {step}; a number is needed"
+        ) from error
+    if not abs(number) <= LARGEST_REWARD:
+        reason = "; it has to fit into 32 bits" if math.isfinite(number) else ""
+        raise EnvironmentFailed(f"{env_name(env)} returned the reward {number} at environment step {step}{reason}")
+    return number
+
+
+def _flag(given: Any, name: str, env: gymnasium.Env, step: int) -> bool:
+    """True or false; not by ``bool``, for which None is false and the list [False] is true."""
+    if isinstance(given, bool):
+        return given
+    cause: Exception | None = None
+    try:
+        value = given.item() if hasattr(given, "item") else given  # of an array or a tensor with one entry
+        if isinstance(value, bool | int | float) and not math.isnan(value):
+            return bool(value)
+    except Exception as error:  # an array's or a tensor's own
+        cause = error
+    raise EnvironmentFailed(
+        f"{env_name(env)} returned {_short(repr(given))} for {name} at environment step {step}; true or false is needed"
+    ) from cause
 
 
 def _raised(env: gymnasium.Env, error: Exception, when: str, step: int) -> EnvironmentFailed:

@@ -13,7 +13,7 @@ from gymnasium.spaces import Box
 
 from dsob_pl.cli import main
 from dsob_pl.data import ManySeedsData, ReplayDataModule
-from dsob_pl.envs import EnvironmentFailed, make_env, run_episodes
+from dsob_pl.envs import EnvironmentFailed, make_env, run_episodes, step_environment
 
 BASE = """\
 threads: 1
@@ -56,17 +56,19 @@ class Failing(gymnasium.Env):
         Failing.steps += not self.judged
         observation = self.np_random.uniform(-1, 1, 2).astype(np.float32)
         reward = float(observation[0] - action[0] ** 2)
+        terminated, truncated = False, False
         if self.due() and self.how != "reset":
             if self.how == "raise":
                 raise ValueError("a joint\nbroke")
-            observation, reward = {
-                "nan": (observation * np.nan, reward),
-                "shape": (np.zeros(3, np.float32), reward),
-                "text": ("gone", reward),
-                "reward": (observation, np.inf),
-                "no reward": (observation, None),
-            }[self.how]
-        return observation, reward, False, False, {}
+            observation = {"nan": observation * np.nan, "shape": np.zeros(3, np.float32), "text": "gone"}.get(
+                self.how, observation
+            )
+            reward = {"reward": np.inf, "no reward": None, "large reward": 1e300, "endless reward": 10**400}.get(
+                self.how, reward
+            )
+            terminated = {"two flags": np.array([True, False]), "no flag": None}.get(self.how, False)
+            truncated = {"text flag": "False", "nan flag": np.nan}.get(self.how, False)
+        return observation, reward, terminated, truncated, {}
 
     def close(self):
         Failing.closed += 1
@@ -82,6 +84,14 @@ REASONS = {
     "text": "Failing-v0 returned the observation 'gone' at environment step 17; numbers are needed",
     "reward": "Failing-v0 returned the reward inf at environment step 17",
     "no reward": "Failing-v0 returned the reward None at environment step 17; a number is needed",
+    "large reward": "Failing-v0 returned the reward 1e+300 at environment step 17; it has to fit into 32 bits",
+    "endless reward": f"Failing-v0 returned the reward 1{'0' * 196}... at environment step 17; a number is needed",
+    "two flags": (
+        "Failing-v0 returned array([ True, False]) for terminated at environment step 17; true or false is needed"
+    ),
+    "no flag": "Failing-v0 returned None for terminated at environment step 17; true or false is needed",
+    "text flag": "Failing-v0 returned 'False' for truncated at environment step 17; true or false is needed",
+    "nan flag": "Failing-v0 returned nan for truncated at environment step 17; true or false is needed",
     "reset": "Failing-v0 raised in reset after environment step 16: OSError: the simulator is gone",
 }
 AT = {"reset": [16]}
@@ -134,9 +144,56 @@ def test_the_reason_keeps_what_the_environment_raised(how):
         for _ in range(2):
             data.step()
     assert str(error.value) == REASONS[how]
-    causes = {"raise": ValueError, "reset": OSError, "text": ValueError, "no reward": TypeError}
+    causes = {
+        "raise": ValueError,
+        "reset": OSError,
+        "text": ValueError,
+        "no reward": TypeError,
+        "endless reward": OverflowError,
+        "two flags": ValueError,
+    }
     assert type(error.value.__cause__) is causes.get(how, type(None))
     data.teardown("fit")  # closing fails in silence
+
+
+@pytest.mark.parametrize("how", ["reward", "large reward", "two flags", "no flag"])
+def test_of_several_seeds_only_the_one_fails(how, fit):
+    at = [17]  # of all steps of both seeds: the ninth of the first seed
+    code, lines = fit(how, "--seeds=0-1", at=at)
+    assert code == 3
+    reason = REASONS[how].replace("step 17", "step 9")
+    assert [line for line in lines if line.startswith("dsob_pl: error")] == lines[-1:]
+    assert "1 of 2" in lines[-1]
+    assert [line for line in lines if reason in line]
+    assert not [line for line in lines if "Traceback" in line]
+    code, lines = fit(how, "--seeds=0-1", "--data.restart_budget=1", at=at)
+    assert code == 0, lines
+
+
+@pytest.mark.parametrize("how", ["two flags", "large reward"])
+def test_a_bad_flag_or_reward_in_evaluation_is_one_line_too(how, fit):
+    reason = f"evaluation: {REASONS[how]}".replace("step 17", "step 1")
+    code, lines = fit(how, "--data.env_kwargs.evaluation=true", at=[])
+    assert (code, lines[-1]) == (3, f"dsob_pl: error: {reason}; no checkpoint had been saved")
+    code, lines = fit(how, "--data.env_kwargs.evaluation=true", "--seeds=0-1", at=[])
+    assert code == 3
+    assert f"all seeds have failed, seed 1 last: {reason}" in lines[-1]
+    assert not [line for line in lines if "Traceback" in line]
+
+
+FLAGS = [np.bool_(True), np.array(True), np.array([True]), np.array([[1.0]]), torch.tensor([True]), 1, np.int64(1), 1.0]
+
+
+@pytest.mark.parametrize("flag", FLAGS, ids=repr)
+def test_flags_of_numbers_and_of_arrays_with_one_entry_are_taken(flag):
+    class Ends(Failing):
+        def step(self, action):
+            observation, reward, _, _, info = super().step(action)
+            return observation, reward, flag, flag * 0, info
+
+    env = Ends(at=[])
+    env.reset(seed=0)
+    assert step_environment(env, np.zeros(1, np.float32), 1)[2:] == (True, False)
 
 
 def test_evaluation_environments_have_no_budget(fit):
