@@ -315,8 +315,11 @@ class CLI(LightningCLI):
                 if changed:
                     print(f"with other settings than its run began with: {changed}", flush=True)
                 print(f"going on from step {int(content['global_step']):,} of '{relative(path)}'", flush=True)
-                if RANDOM_KEY not in content:
+                if type(self.datamodule).__qualname__ not in content:
                     print("it holds no replay: the run begins with a new warm-up (last.ckpt holds all)", flush=True)
+                elif RANDOM_KEY not in content:  # Lightning's own ModelCheckpoint wrote it
+                    without = "it holds the replay, but not the states of the random generators"
+                    print(f"{without}: the run draws other numbers than it would have drawn", flush=True)
         return arguments | {"weights_only": True}
 
     @property

@@ -20,6 +20,7 @@ from cli_project import BASE, ROOT, Finished, client_of, runs_of
 
 from dsob_pl.cli import main
 from dsob_pl.cli.resume import changed_settings
+from dsob_pl.data import load_replay
 from dsob_pl.tracking import unknown_metrics
 from dsob_pl.training import read_checkpoint
 
@@ -235,6 +236,26 @@ def test_checkpoints_in_a_folder_of_ones_own_are_those_of_the_run(
     assert {run.info.run_id for run in after} == {run.info.run_id for run in runs.values()}
     history = client_of(project).get_metric_history(runs["0"].info.run_id, "eval/return_mean")
     assert [point.step for point in history] == [30, 60, 90]
+
+
+def test_what_a_checkpoint_lacks_is_said(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    fit = ["fit", "--config", "base.yaml", "--trainer.logger=false"]
+    lightnings = ["--trainer.callbacks=ModelCheckpoint", "--trainer.callbacks.save_last=true"]
+    lightnings += ["--trainer.callbacks.dirpath=theirs"]
+    assert main([*fit, "--checkpoint.dirpath=own", "--trainer.max_steps=30"]) == 0
+    assert main([*fit, *lightnings, "--trainer.max_steps=30"]) == 0
+    no_replay = "it holds no replay: the run begins with a new warm-up"
+    no_states = "it holds the replay, but not the states of the random generators"
+    lacking = {"own/last.ckpt": [], "own/best.ckpt": [no_replay], "theirs/last.ckpt": [no_states]}
+    for number, (path, expected) in enumerate(lacking.items()):
+        capfd.readouterr()
+        folder = f"on_{number}"
+        more = [f"--ckpt_path={path}", "--trainer.max_steps=60", f"--checkpoint.dirpath={folder}"]
+        assert main([*fit, *more]) == 0
+        out = capfd.readouterr().out
+        assert f"going on from step 30 of '{path}'" in out
+        assert [text for text in (no_replay, no_states) if text in out] == expected
+        assert len(load_replay(Path(folder) / "last.ckpt")) == (30 if no_replay in expected else 60)
 
 
 @pytest.mark.parametrize("seeds", [[], ["--seeds=0-1"]], ids=["one", "many"])
