@@ -6,6 +6,7 @@ import copy
 import inspect
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +18,7 @@ from dsob_pl.cli.foreign import denied, importing_only, parts_named
 from dsob_pl.envs import in_units_of
 from dsob_pl.errors import UsageError, nearest
 from dsob_pl.seeds import compact_seeds
+from dsob_pl.tracking.journal import UPLOADS
 from dsob_pl.tracking.store import (
     PARENT_TAG,
     all_runs,
@@ -35,6 +37,7 @@ from dsob_pl.training.checkpoint_file import (
 )
 
 Which = Literal["best", "last"]
+_ARTIFACTS = Path("mlruns")
 
 
 class LoadedAgent(NamedTuple):
@@ -140,20 +143,25 @@ def _refuse_many(content: dict[str, Any], path: Path, tracking_uri: str | None) 
 
 
 def _runs_under(path: Path, tracking_uri: str) -> list[tuple[int, str]]:
-    """Seeds and ids of the runs under the one whose artifacts ``path`` belongs to; none without its database."""
-    database = database_path(tracking_uri)
-    if database is None or not database.is_file() or len(path.absolute().parents) < 3:
+    """Seeds and ids of the runs under the one whose artifacts ``path`` belongs to; none without its store."""
+    above = path.absolute().parents
+    if len(above) < 3:
         return []
-    with reading(tracking_uri) as client:
+    run = above[1] if above[2].name == UPLOADS else above[2]  # RUN_ID/artifacts/checkpoints where MLflow keeps them
+    runs = []
+    with suppress(UsageError), reading(tracking_uri) as client:
         experiments = [e.experiment_id for e in client.search_experiments()]
-        parent = f"tags.`{PARENT_TAG}` = '{path.absolute().parents[2].name}'"
-        runs = all_runs(client, experiments, parent)
+        runs = all_runs(client, experiments, f"tags.`{PARENT_TAG}` = '{run.name}'")
     return sorted((int(r.data.tags["seed"]), r.info.run_id) for r in runs if r.data.tags.get("seed", "").isdigit())
 
 
 def _checkpoints_on_disk(run: str) -> Path | None:
     """Those under ./mlruns: found without MLflow, which takes seconds, and where the folder has been moved."""
-    found = list(Path("mlruns").glob(f"*/{run}*/artifacts")) if run.isalnum() else []
+    if not run.isalnum():
+        return None
+    # The latter of those whose artifacts a server keeps. "uploads" may be the name of an experiment, too.
+    uploads = [path for path in _ARTIFACTS.glob(f"{UPLOADS}/{run}*") if not (path / "artifacts").is_dir()]
+    found = [*_ARTIFACTS.glob(f"*/{run}*/artifacts"), *uploads]
     folder = found[0] / "checkpoints" if len(found) == 1 else None
     return folder if folder is not None and any(folder.glob("*.ckpt")) else None
 
@@ -171,7 +179,7 @@ def _checkpoints_in_store(run: str, tracking_uri: str) -> Path:
     if len(matches) != 1:
         reason = "is the beginning of several" if matches else f"is not in '{tracking_uri}'{nearest(run, runs)}"
         raise UsageError(f"run '{run}' {reason}")
-    folder = checkpoint_folder(runs[matches[0]])
+    folder = checkpoint_folder(runs[matches[0]], _ARTIFACTS)
     if folder is None:
         place = runs[matches[0]].info.artifact_uri
         raise UsageError(f"run '{run}' has its artifacts at '{place}'; download its checkpoint, use --ckpt")

@@ -150,7 +150,7 @@ def join_run(logger: MLflowLogger, content: dict[str, Any], path: str, requeued:
         run = mlflow_client(logger.tracking_uri).get_run(run_id)
     except MlflowException:
         return
-    folder = checkpoint_folder(run)
+    folder = checkpoint_folder(run, logger.artifact_location)
     if requeued or (folder is not None and Path(path).resolve().parent == folder.resolve()):
         logger.go_on_with(run_id)
 
@@ -266,7 +266,7 @@ def _last_in_mlflow(tracking_uri: str | None, experiment: str, name: str, artifa
         runs = [] if found is None else all_runs(client, [found.experiment_id])
     own = [run for run in runs if run.data.tags.get(SUPERSEDED_TAG) != "true" and PARENT_TAG not in run.data.tags]
     for run in sorted((r for r in own if r.info.run_name == name), key=lambda r: -r.info.start_time):
-        folder = checkpoint_folder(run)
+        folder = checkpoint_folder(run, artifacts)
         for file in (_LAST_FILE, _SPARE_FILE):
             if folder is not None and (folder / file).is_file():
                 return folder / file

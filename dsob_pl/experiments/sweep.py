@@ -154,7 +154,7 @@ def _check_free(job: Job, runs: Sequence[CellRun], again: str | None) -> None:
         if not free:
             raise UsageError(f"sweep: again: {job.cell.name} is being run by another sweep")
         for run in given_up:
-            if not run.ended and is_trained(run):
+            if not run.ended and is_trained(job, run):
                 raise UsageError(f"sweep: again: run {run.run_id} of {job.cell.name} is being trained")
 
 

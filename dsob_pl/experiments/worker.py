@@ -151,7 +151,7 @@ def _run(job: Job, lock: int, stop: Stop) -> Outcome:
         if stop.is_set():
             return Outcome("stopped", ran=ran)
         try:
-            cut_off, given_up = _to_go_on_with(runs, left, unusable)
+            cut_off, given_up = _to_go_on_with(job, runs, left, unusable)
         except _StillTrained:
             return Outcome("busy", ran=ran)
         if cut_off is None:
@@ -192,7 +192,7 @@ class _StillTrained(Exception):
 
 
 def _to_go_on_with(
-    runs: list[CellRun], left: list[int], unusable: set[str]
+    job: Job, runs: list[CellRun], left: list[int], unusable: set[str]
 ) -> tuple[tuple[CellRun, str] | None, list[CellRun]]:
     """The latest run of seeds that are left and its checkpoint, and those that are given up when it goes on.
 
@@ -201,15 +201,13 @@ def _to_go_on_with(
     Raises:
         _StillTrained: another process trains some of these seeds.
     """
-    from dsob_pl.tracking.store import local_path
-
     found = None
     cut_off = [run for run in reversed(runs) if not run.ended and set(run.seeds) & set(left)]
     for run in cut_off:
-        if is_trained(run):
+        if is_trained(job, run):
             raise _StillTrained
-        folder = local_path(run.folder)
-        if folder is None or not folder.is_dir():
+        folder = _artifacts(job, run)
+        if folder is None:
             continue
         checkpoint = folder / "checkpoints" / "last.ckpt"
         if found is None and run.run_id not in unusable and checkpoint.is_file():
@@ -218,18 +216,24 @@ def _to_go_on_with(
     return found, [run for run in cut_off if set(run.seeds) & seeds and (found is None or run is not found[0])]
 
 
-def is_trained(run: CellRun) -> bool:
-    """Whether a process trains it at this moment, as far as this machine can tell."""
-    from dsob_pl.tracking.store import local_path
-
-    folder = local_path(run.folder)
-    if folder is None or not folder.is_dir():
+def is_trained(job: Job, run: CellRun) -> bool:
+    """Whether a process trains a run of the cell at this moment, as far as this machine can tell."""
+    folder = _artifacts(job, run)
+    if folder is None:
         return False
     hold = hold_folder(folder)
     if hold is None:
         return True
     hold.release()
     return False
+
+
+def _artifacts(job: Job, run: CellRun) -> Path | None:
+    """The folder that a run of the cell writes its artifacts to, if it is there."""
+    from dsob_pl.tracking.store import artifact_folder
+
+    folder = artifact_folder(run.run_id, run.folder, job.directory / "mlruns")
+    return folder if folder is not None and folder.is_dir() else None
 
 
 def _train(job: Job, arguments: list[str], lock: int, stop: Stop) -> int:

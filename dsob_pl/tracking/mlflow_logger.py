@@ -31,6 +31,7 @@ from dsob_pl.tracking.store import (
     PARENT_TAG,
     PAUSED_TAG,
     SUPERSEDED_TAG,
+    artifact_folder,
     check_writable,
     creation_lock,
     database_path,
@@ -117,7 +118,8 @@ class MLflowLogger(Logger):
         database = database_path(self.tracking_uri)
         check_not_moved(self.tracking_uri, self.artifact_location)
         if self._earlier_id and (database is None or database.is_file()):
-            folder = local_path(self._earlier(mlflow_client(self.tracking_uri)).info.artifact_uri)
+            earlier = self._earlier(mlflow_client(self.tracking_uri)).info
+            folder = artifact_folder(earlier.run_id, earlier.artifact_uri, self.artifact_location)
             if folder is not None and folder.is_dir():
                 self._take_hold(folder)
         elif self._earlier_id:

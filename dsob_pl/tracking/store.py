@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
 from dsob_pl.errors import UsageError
+from dsob_pl.tracking.journal import UPLOADS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -264,12 +265,34 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
-def checkpoint_folder(run: Run) -> Path | None:
-    """Where the checkpoints of a run are; None where its artifacts are not on this machine."""
+def checkpoint_folder(run: Run, artifact_location: Path) -> Path | None:
+    """Where the checkpoints of a run are; None where its artifacts are not on this machine.
+
+    Args:
+        run: the run.
+        artifact_location: see ``artifact_folder``.
+    """
     if CHECKPOINTS_TAG in run.data.tags:
         return Path(run.data.tags[CHECKPOINTS_TAG])
-    folder = local_path(run.info.artifact_uri)
+    folder = artifact_folder(run.info.run_id, run.info.artifact_uri, artifact_location)
     return None if folder is None else folder / "checkpoints"
+
+
+def artifact_folder(run_id: str, artifact_uri: str, artifact_location: Path) -> Path | None:
+    """Where a run writes its artifacts; None where that is not on this machine.
+
+    Those that a server keeps are written here first, and stay: what the run goes on from is uploaded at its end only.
+
+    Args:
+        run_id: of the run.
+        artifact_uri: of its artifacts, as MLflow has it.
+        artifact_location: folder of the artifacts of local runs, such as mlruns.
+    """
+    folder = local_path(artifact_uri)
+    if folder is not None:
+        return folder
+    uploads = artifact_location / UPLOADS / run_id
+    return uploads if uploads.is_dir() else None
 
 
 def local_path(artifact_uri: str) -> Path | None:

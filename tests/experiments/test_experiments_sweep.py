@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from processes import Process
+from servers import Server
 
 from dsob_pl.cli import main
 from dsob_pl.cli.sweep import _set_by_signals, read_suite
@@ -24,7 +25,7 @@ from dsob_pl.experiments.record import cell_runs, open_suite
 from dsob_pl.experiments.slurm import Slurm
 from dsob_pl.experiments.suite import parse_settings
 from dsob_pl.experiments.table import Table
-from dsob_pl.experiments.worker import Job, Outcome, run_cell
+from dsob_pl.experiments.worker import Job, Outcome, is_trained, run_cell
 from dsob_pl.files import hold_folder
 from dsob_pl.tracking.store import PARENT_TAG, mlflow_client
 
@@ -108,9 +109,9 @@ def client() -> Any:
     return mlflow_client(f"sqlite:///{Path('mlflow.db').absolute()}")
 
 
-def check_cells(names: list[str], steps: list[int]) -> None:
+def check_cells(names: list[str], steps: list[int], store: Any = None) -> None:
     """The cells are there, each once and whole: every seed has every evaluation once."""
-    store = client()
+    store = store or client()
     runs = cell_runs(store, "toy")
     assert sorted(runs) == sorted(names)
     for (run,) in runs.values():
@@ -185,6 +186,31 @@ def test_whatever_is_killed_the_same_runs_go_on_and_nothing_is_doubled(folder: P
     assert 50 <= from_steps[1] < 100
 
 
+def test_what_is_killed_goes_on_where_a_server_keeps_the_artifacts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(folder)
+    try:
+        server.start()
+        monkeypatch.setitem(ENVIRONMENT, "MLFLOW_TRACKING_URI", server.uri)
+        process = sweep(*LONG)
+        until(lambda: list(Path("mlruns/uploads").rglob("last.ckpt")))
+        (job, _) = jobs(*SLOW, uri=server.uri)
+        ((run,),) = cell_runs(mlflow_client(server.uri), "toy").values()
+        assert is_trained(job, run)
+        (training,) = fits(folder)
+        os.kill(training, signal.SIGKILL)  # the sweep tries once more
+        (folder / "fast").touch()
+        _, err = process.communicate(timeout=250)
+        assert process.returncode == 0, err
+        assert not is_trained(job, run)
+        check_cells([CELLS[0]], list(range(10, 101, 10)), mlflow_client(server.uri))
+        assert log(CELLS[0]).count(" gone on with\n") == 1
+        assert re.findall(r"^going on from step (\d+) of ", log(CELLS[0]), re.M)[0] != "0"
+    finally:
+        server.kill()
+
+
 def test_a_cell_that_cannot_run_ends_the_sweep_with_one_line_that_names_it() -> None:
     process = sweep("--only", "td3", "--set", "model.init_args.gamma=2")  # which is found out as the agent is built
     _, err = process.communicate(timeout=100)
@@ -195,11 +221,10 @@ def test_a_cell_that_cannot_run_ends_the_sweep_with_one_line_that_names_it() -> 
     assert log(CELLS[1]).count(" started\n") == 1  # it would fail again
 
 
-def jobs(*settings: str) -> list[Job]:
+def jobs(*settings: str, uri: str = "") -> list[Job]:
     suite, cells = read_suite("toy.yaml", parse_settings(settings))
-    store = client()
-    uri = f"sqlite:///{Path('mlflow.db').absolute()}"
-    parent = open_suite(store, uri, suite, cells)
+    uri = uri or f"sqlite:///{Path('mlflow.db').absolute()}"
+    parent = open_suite(mlflow_client(uri), uri, suite, cells)
     return [Job(cell, parent, uri, Path("runs/toy").absolute(), Path.cwd()) for cell in cells]
 
 

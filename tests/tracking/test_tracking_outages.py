@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stores import OUTAGES, Server, history, locked, make, moved
+from servers import Server
+from stores import OUTAGES, history, locked, make, moved
 
 from dsob_pl.cli import main
 from dsob_pl.errors import UsageError
