@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
@@ -10,7 +10,9 @@ from dsob_pl.experiments.schedule import Watch, run_jobs
 from dsob_pl.experiments.worker import Job, Outcome, run_cell
 
 
-def run_local(processes: int, jobs: Sequence[Job], stop: Event, watch: Watch) -> dict[str, Outcome]:
+def run_local(
+    processes: int, jobs: Sequence[Job], stop: Event, watch: Watch, begin: Callable[[], None] = lambda: None
+) -> dict[str, Outcome]:
     """Runs ``jobs`` in this order and returns how each cell ended, by its name.
 
     Args:
@@ -18,7 +20,9 @@ def run_local(processes: int, jobs: Sequence[Job], stop: Event, watch: Watch) ->
         jobs: the cells.
         stop: ends them politely when it is set.
         watch: called twice a second with the outcomes so far.
+        begin: called before anything is started.
     """
+    begin()
     with ThreadPoolExecutor(processes) as pool:
         try:
             return run_jobs(jobs, stop, watch, lambda job: pool.submit(run_cell, job, stop, wait=False), processes)

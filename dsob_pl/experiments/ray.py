@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +26,9 @@ def check_ray() -> None:
         raise UsageError("sweep: on: 'ray' needs Ray; install it with pip install 'dsob_pl[sweep]'")
 
 
-def run_ray(threads: int, jobs: Sequence[Job], stop: Event, watch: Watch) -> dict[str, Outcome]:
+def run_ray(
+    threads: int, jobs: Sequence[Job], stop: Event, watch: Watch, begin: Callable[[], None] = lambda: None
+) -> dict[str, Outcome]:
     """Runs ``jobs`` as Ray tasks, as many at a time as there are free CPUs; how each cell ended, by its name.
 
     The cluster is that of RAY_ADDRESS, or one that runs on this machine, or a new one for the time of the sweep. All
@@ -37,6 +39,7 @@ def run_ray(threads: int, jobs: Sequence[Job], stop: Event, watch: Watch) -> dic
         jobs: the cells.
         stop: cancels them politely when it is set: those that are running save their checkpoint.
         watch: called twice a second with the outcomes so far.
+        begin: called when the cluster is there and large enough, before anything is started.
 
     Raises:
         UsageError: Ray is not installed, cannot be reached, or has no machine with so many CPUs.
@@ -60,6 +63,7 @@ def run_ray(threads: int, jobs: Sequence[Job], stop: Event, watch: Watch) -> dic
             raise UsageError(
                 f"sweep: threads: no machine of the Ray cluster has {threads} CPUs; the largest has {most}"
             )
+        begin()
         return _run(ray, threads, jobs, stop, watch)
     finally:
         if ours:

@@ -110,12 +110,18 @@ def failed_seeds(cell: Cell, runs: Sequence[CellRun]) -> list[int]:
     return [seed for seed in cell.seeds if seed in failed]
 
 
-def supersede(client: Any, run: CellRun) -> None:
-    """Marks a run and those of its seeds as given up: everything that reads a suite leaves them out."""
-    for run_id, status in [(run.run_id, run.status), *run.children.values()]:
+def supersede(client: Any, run: CellRun) -> list[str]:
+    """Marks a run and those of its seeds as given up: everything that reads a suite leaves them out.
+
+    Returns:
+        The ids of those that it has marked.
+    """
+    own = [(run.run_id, run.status), *run.children.values()]
+    for run_id, status in own:
         client.set_tag(run_id, SUPERSEDED_TAG, "true")
         if status == "RUNNING":
             client.set_terminated(run_id, "KILLED")
+    return [run_id for run_id, _ in own]
 
 
 def mark_failed(client: Any, run: CellRun) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
+from io import StringIO
 from threading import Event
 from typing import Any, Literal
 
@@ -45,19 +48,28 @@ class Slurm:
                     "the cluster, or list the commands with --dry-run"
                 )
 
-    def __call__(self, jobs: Sequence[Job], stop: Event, watch: Watch) -> dict[str, Outcome]:
+    def __call__(
+        self, jobs: Sequence[Job], stop: Event, watch: Watch, begin: Callable[[], None] = lambda: None
+    ) -> dict[str, Outcome]:
         """Submits ``jobs`` as one array job through submitit and returns at once: their outcome is "submitted".
 
         Scripts, pickled jobs and logs are in runs/SUITE/slurm. The same sweep again shows what has become of them,
         and goes on with what was cut off.
 
+        Args:
+            jobs: the cells.
+            stop: is not looked at.
+            watch: called once, with the outcomes.
+            begin: called before anything is submitted, since a job may start at once.
+
         Raises:
-            UsageError: submitit or a program of SLURM is missing.
+            UsageError: submitit or a program of SLURM is missing, or SLURM refuses; nothing has been submitted.
         """
         self.check()
         if not jobs:
             return {}
         import submitit
+        from submitit.core.utils import FailedJobError
 
         folder = jobs[0].folder / "slurm"
         executor: Any = submitit.AutoExecutor(folder=str(folder), cluster=self.executor)
@@ -68,7 +80,13 @@ class Slurm:
                 slurm_array_parallelism=self.at_once or len(jobs),
                 **({"slurm_partition": self.partition} if self.partition else {}),
             )
-        submitted = executor.map_array(run_cell, list(jobs))
+        begin()
+        try:
+            with redirect_stderr(StringIO()):  # submitit prints what it raises
+                submitted = executor.map_array(run_cell, list(jobs))
+        except FailedJobError as error:
+            reason = " ".join(re.sub("sbatch: (error: )?", "", str(error)).split())[:200] or "sbatch failed without a word"
+            raise UsageError(f"sweep: on: SLURM refuses: {reason}") from error
         print(f"submitted {len(jobs)} cells as job {submitted[0].job_id.partition('_')[0]}; scripts and logs: {folder}")
         outcomes = {
             job.cell.name: Outcome("submitted", f"job {handle.job_id}", True) for job, handle in zip(jobs, submitted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
@@ -27,6 +28,7 @@ from dsob_pl.tracking.store import (
     check_writable,
     creation_lock,
     database_path,
+    http_limits,
     mlflow_client,
     reading,
     resolve_tracking_uri,
@@ -35,7 +37,9 @@ from dsob_pl.tracking.store import (
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-Runner = Callable[[Sequence[Job], Event, Watch], dict[str, Outcome]]
+# The last of what it is given gives up what is to be run anew; it calls that when it knows that the place works.
+Runner = Callable[[Sequence[Job], Event, Watch, Callable[[], None]], dict[str, Outcome]]
+_SECONDS_TO_END = 10
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,15 @@ def run_sweep(sweep: Sweep, runner: Runner, stop: Event) -> dict[str, Outcome]:
 
     Args:
         sweep: the cells.
-        runner: runs jobs, here or elsewhere.
+        runner: runs jobs, here or elsewhere. Where it raises UsageError it has started nothing.
         stop: ends everything politely when it is set.
 
     Raises:
         UsageError: cells have been run with other settings, what is to be run anew is being trained, nothing can be
-            written here, or the project was moved; nothing has been started or given up.
+            written here, the project was moved, or the runner's place refuses; nothing has been started or given up.
     """
+    from mlflow.exceptions import MlflowException
+
     uri = resolve_tracking_uri(None)
     database = database_path(uri)
     logs = (database.parent if database else Path.cwd()) / "runs" / sweep.suite.name
@@ -92,19 +98,13 @@ def run_sweep(sweep: Sweep, runner: Runner, stop: Event) -> dict[str, Outcome]:
         _check_free(job, runs.get(job.cell.name, []), sweep.again)
     client = _client(uri)
     parent = open_suite(client, uri, sweep.suite, sweep.grid)
-    jobs = [replace(job, parent=parent) for job in jobs]
-    for job in jobs:
-        _forget(client, job, runs.get(job.cell.name, []), sweep.again)
-    runs = cell_runs(client, sweep.suite.name)
-    ended = {
-        cell.name: outcome_of_ended(cell, own)
-        for cell in sweep.cells
-        if not seeds_left(cell, own := runs.get(cell.name, []))
-    }
-    table = Table(jobs, ended, client, sweep.suite.score)
-    outcomes = ended | runner([job for job in jobs if job.cell.name not in ended], stop, table.update)
-    table.close(outcomes)
-    runs = cell_runs(client, sweep.suite.name)
+    try:
+        outcomes = _run_what_is_left(sweep, [replace(job, parent=parent) for job in jobs], runs, client, runner, stop)
+        runs = cell_runs(client, sweep.suite.name)
+    except BaseException:
+        with suppress(MlflowException), http_limits(_SECONDS_TO_END, retries=0):  # which may be what went wrong
+            close_suite(client, parent, "FAILED")
+        raise
     if stop.is_set():
         status = "KILLED"
     elif any(outcome.state not in ("finished", "submitted") for outcome in outcomes.values()):
@@ -113,6 +113,46 @@ def run_sweep(sweep: Sweep, runner: Runner, stop: Event) -> dict[str, Outcome]:
         whole = not any(seeds_left(cell, runs.get(cell.name, [])) for cell in sweep.grid)
         status = "FINISHED" if whole else "SCHEDULED"
     close_suite(client, parent, status)
+    return outcomes
+
+
+def _run_what_is_left(
+    sweep: Sweep,
+    jobs: Sequence[Job],
+    runs: dict[str, list[CellRun]],
+    client: MlflowClient,
+    runner: Runner,
+    stop: Event,
+) -> dict[str, Outcome]:
+    """How each cell ended; nothing is given up before ``runner`` says so, or in the end where it refuses."""
+    given_up = {job.cell.name: _given_up(job, runs.get(job.cell.name, []), sweep.again) for job in jobs}
+    marked: list[str] = []
+
+    def give_up() -> None:
+        for whole, seeds in given_up.values():
+            for run in whole:
+                marked.extend(supersede(client, run))
+            for run_id in seeds:
+                client.set_tag(run_id, SUPERSEDED_TAG, "true")
+                marked.append(run_id)
+
+    kept = {name: _without(runs.get(name, []), *what) for name, what in given_up.items()}
+    ended = {
+        cell.name: outcome_of_ended(cell, kept[cell.name])
+        for cell in sweep.cells
+        if not seeds_left(cell, kept[cell.name])
+    }
+    table = Table(jobs, ended, client, sweep.suite.score)
+    left = [job for job in jobs if job.cell.name not in ended]
+    if not left:
+        give_up()
+    try:
+        outcomes = ended | (runner(left, stop, table.update, give_up) if left else {})
+    except UsageError:
+        for run_id in marked:
+            client.delete_tag(run_id, SUPERSEDED_TAG)
+        raise
+    table.close(outcomes)
     return outcomes
 
 
@@ -145,6 +185,15 @@ def _given_up(job: Job, runs: Sequence[CellRun], again: str | None) -> tuple[lis
     return list(runs) if again == "all" else _changed(job.cell, runs) if again == "changed" else [], []
 
 
+def _without(runs: Sequence[CellRun], whole: Sequence[CellRun], seeds: Sequence[str]) -> list[CellRun]:
+    """What is left of ``runs`` when what ``_given_up`` tells is given up."""
+    return [
+        replace(run, children={seed: child for seed, child in run.children.items() if child[0] not in seeds})
+        for run in runs
+        if run not in whole
+    ]
+
+
 def _check_free(job: Job, runs: Sequence[CellRun], again: str | None) -> None:
     """Raises UsageError where somebody trains what is to be run anew."""
     given_up, seeds = _given_up(job, runs, again)
@@ -156,12 +205,3 @@ def _check_free(job: Job, runs: Sequence[CellRun], again: str | None) -> None:
         for run in given_up:
             if not run.ended and is_trained(job, run):
                 raise UsageError(f"sweep: again: run {run.run_id} of {job.cell.name} is being trained")
-
-
-def _forget(client: object, job: Job, runs: Sequence[CellRun], again: str | None) -> None:
-    """Marks what is to be run anew as superseded."""
-    given_up, seeds = _given_up(job, runs, again)
-    for run in given_up:
-        supersede(client, run)
-    for run_id in seeds:
-        client.set_tag(run_id, SUPERSEDED_TAG, "true")  # type: ignore[attr-defined]

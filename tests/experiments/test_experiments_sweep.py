@@ -303,14 +303,19 @@ def test_the_jobs_of_slurm_run_where_submitit_runs_them_here() -> None:
     check_cells(CELLS[:1], [10, 20, 30])
 
 
-def test_slurm_is_asked_for_one_array_job(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("submitit")
+def with_slurm(folder: Path, sbatch: str) -> str:
+    """A PATH that begins with an sbatch of these commands."""
     programs = folder / "bin"
-    programs.mkdir()
-    for name, text in {"sbatch": 'cp "$@" submitted.sh; echo Submitted batch job 12', "srun": "exit 0"}.items():
+    programs.mkdir(exist_ok=True)
+    for name, text in {"sbatch": sbatch, "srun": "exit 0"}.items():
         (programs / name).write_text(f"#!/bin/sh\n{text}\n")
         (programs / name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    return f"{programs}{os.pathsep}{os.environ['PATH']}"
+
+
+def test_slurm_is_asked_for_one_array_job(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", with_slurm(folder, 'cp "$@" submitted.sh; echo Submitted batch job 12'))
     monkeypatch.setenv("A_SECRET", "hidden-from-disk")
     slurm = Slurm("gpu", 90, 1, threads=3)
     slurm.check()
@@ -320,6 +325,54 @@ def test_slurm_is_asked_for_one_array_job(folder: Path, monkeypatch: pytest.Monk
     asked = {"--array=0-1%1", "--cpus-per-task=3", "--partition=gpu", "--time=90", "--job-name=toy"}
     assert {f"#SBATCH {option}" for option in asked} <= set(lines)
     assert all(b"hidden-from-disk" not in p.read_bytes() for p in Path("runs").rglob("*") if p.is_file())
+
+
+def test_a_place_that_refuses_costs_no_results(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("ray", "submitit"):
+        pytest.importorskip(package)
+    one = ["--only", "td3"]
+    out, err = sweep(*one).communicate(timeout=200)
+    assert "1 cells: 1 finished" in out, err
+    store = client()
+    where = [store.get_experiment_by_name("toy").experiment_id]
+
+    def statuses() -> dict[str, str]:
+        """Of all runs that have not been given up."""
+        runs = store.search_runs(where)
+        return {run.info.run_id: run.info.status for run in runs if run.data.tags.get("superseded") != "true"}
+
+    (run,) = cell_runs(store, "toy")[CELLS[1]]
+    store.set_terminated(run.children[1][0], "FAILED")  # as where one seed has diverged
+    (suite,) = [own.info.run_id for own in store.search_runs(where, "tags.kind = 'suite'")]
+    assert statuses()[suite] == "SCHEDULED"
+    before = statuses() | {suite: "FAILED"}
+    refuses = with_slurm(folder, 'echo "sbatch: error: invalid partition specified: typo" >&2; exit 1')
+    monkeypatch.setitem(ENVIRONMENT, "PATH", refuses)
+    slurm = ["--on", "slurm", "--partition", "typo"]
+    for place, again, said in (
+        (["--on", "ray", "--threads", "4096"], "all", "threads: no machine of the Ray cluster has 4096 CPUs"),
+        (slurm, "all", "on: SLURM refuses: invalid partition specified: typo"),
+        (slurm, "failed", "on: SLURM refuses: invalid partition specified: typo"),
+    ):
+        process = Process(
+            ["sweep", "--config", "toy.yaml", *one, *place, "--again", again], folder, ENVIRONMENT, apart=True
+        )
+        _, err = process.communicate(timeout=200)
+        assert process.returncode == 2
+        (line,) = [line for line in err.splitlines() if "dsob_pl" in line or "sbatch" in line or "Traceback" in line]
+        assert line.startswith(f"dsob_pl: error: sweep: {said}")
+        assert statuses() == before
+
+    # Where nothing refuses, that is what is trained anew.
+    process = sweep(*one, "--again", "failed")
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    first, second = cell_runs(store, "toy")[CELLS[1]]
+    assert (first.run_id, first.ended_seeds, second.status, second.seeds) == (run.run_id, [0], "FINISHED", (1,))
+    monkeypatch.setitem(ENVIRONMENT, "PATH", with_slurm(folder, "echo Submitted batch job 12"))
+    out, err = sweep(*one, "--on", "slurm", "--again", "all").communicate(timeout=200)
+    assert "summit/td3/none submitted: job 12" in out, err
+    assert statuses() == {suite: "SCHEDULED"}
 
 
 @pytest.mark.parametrize(
