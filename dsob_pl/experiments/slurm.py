@@ -85,7 +85,9 @@ class Slurm:
             with redirect_stderr(StringIO()):  # submitit prints what it raises
                 submitted = executor.map_array(run_cell, list(jobs))
         except FailedJobError as error:
-            reason = " ".join(re.sub("sbatch: (error: )?", "", str(error)).split())[:200] or "sbatch failed without a word"
+            reason = (
+                " ".join(re.sub("sbatch: (error: )?", "", str(error)).split())[:200] or "sbatch failed without a word"
+            )
             raise UsageError(f"sweep: on: SLURM refuses: {reason}") from error
         print(f"submitted {len(jobs)} cells as job {submitted[0].job_id.partition('_')[0]}; scripts and logs: {folder}")
         outcomes = {

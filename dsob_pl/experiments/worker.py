@@ -25,7 +25,11 @@ ATTEMPTS = 2
 _POLL_SECONDS = 0.2
 _LOCK_SECONDS = 2.0
 _END_SECONDS = 60.0  # for the step it is at and the checkpoint
-_ERROR = re.compile(r"dsob_pl: (?:error: )?(.*)")
+_BEGUN = (" started", " gone on with")  # how the mark of an attempt ends
+# The latter of a run that somebody else has told to end. Whatever else the command line says is advice.
+_ERROR = re.compile(r"dsob_pl: (?:error: |(?=(?:interrupted|terminated|hung up|stopped); ))(.*)")
+_TRACEBACK = "Traceback (most recent call last):"
+_LONGEST_END = 1 << 16  # of a log, in which a traceback has room
 
 State = Literal["finished", "failed", "died", "stopped", "busy", "submitted"]
 
@@ -184,7 +188,8 @@ def _run(job: Job, lock: int, stop: Stop) -> Outcome:
             continue
         deaths += 1
         if deaths >= ATTEMPTS:
-            return Outcome("died", f"{_ending(code)}: {last_error(job.log)}", ran)
+            why = last_error(job.log, killed=code < 0)
+            return Outcome("died", f"{_ending(code)}: {why}" if why else _ending(code), ran)
 
 
 class _StillTrained(Exception):
@@ -284,14 +289,26 @@ def _ending(code: int) -> str:
     return f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 
-def last_error(log: Path) -> str:
-    """The last thing that the command line complained about, in one line."""
-    lines = [line for line in tail(log) if line.strip() and not line.startswith(MARK)]
+def last_error(log: Path, killed: bool = False) -> str:
+    """What the last attempt at a cell complained about, in one line; "" where it said nothing.
+
+    Args:
+        log: of the cell.
+        killed: it was ended by a signal, which what it printed last has nothing to do with.
+    """
+    lines = tail(log, _LONGEST_END)
+    begun = [i for i, line in enumerate(lines) if line.startswith(MARK) and line.endswith(_BEGUN)]
+    lines = lines[begun[-1] + 1 :] if begun else lines
+    lines = [line for line in lines if line.strip() and not line.startswith(MARK)]
     for line in reversed(lines):
         match = _ERROR.match(line)
         if match:
             return match[1]
-    return lines[-1].strip()[:200] if lines else ""
+    if killed or not lines:
+        return ""
+    raised = lines[max(i for i, line in enumerate(lines) if line == _TRACEBACK) + 1 :] if _TRACEBACK in lines else []
+    # Behind its frames; more may follow, such as what multiprocessing finds left over.
+    return next((line for line in raised if not line[0].isspace()), lines[-1]).strip()[:200]
 
 
 def tail(path: Path, characters: int = 4000) -> list[str]:

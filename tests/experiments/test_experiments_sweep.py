@@ -25,7 +25,7 @@ from dsob_pl.experiments.record import cell_runs, open_suite
 from dsob_pl.experiments.slurm import Slurm
 from dsob_pl.experiments.suite import parse_settings
 from dsob_pl.experiments.table import Table
-from dsob_pl.experiments.worker import Job, Outcome, is_trained, run_cell
+from dsob_pl.experiments.worker import Job, Outcome, is_trained, last_error, run_cell
 from dsob_pl.files import hold_folder
 from dsob_pl.tracking.store import PARENT_TAG, mlflow_client
 
@@ -445,6 +445,46 @@ def interrupted(folder: Path, *options: str) -> None:
     assert {run.status for run in cell_runs(client(), "toy")[CELLS[0]]} == {"KILLED"}
     assert list(Path("mlruns").rglob("last.ckpt"))
     (folder / "fast").touch()
+
+
+def test_a_cell_that_is_killed_is_not_explained_by_the_sweep_before(folder: Path) -> None:
+    interrupted(folder)
+    assert "dsob_pl: go on with it: python -m dsob_pl fit" in log(CELLS[0])
+    (folder / "fast").unlink()
+    process = sweep(*LONG)
+    for attempt in (1, 2):
+        until(lambda n=attempt: log(CELLS[0]).count(" gone on with\n") == n and fits(folder))
+        os.kill(*fits(folder), signal.SIGKILL)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 3
+    (line,) = [line for line in err.splitlines() if line.startswith("dsob_pl: error")]
+    assert line.endswith("1 of 1 cells did not finish; summit/mage/none died: ended by signal 9")
+
+
+BEGUN = "=== 2026-01-01 00:00:00 summit/mage/none gone on with\n"
+BEFORE = "dsob_pl: error: an old one\n=== 2026-01-01 00:00:00 ended with exit code 2\n"
+LEFTOVER = "/lib/resource_tracker.py:254: UserWarning: resource_tracker: There appear to be 2\n  warnings.warn('...'\n"
+TRACEBACK = 'Traceback (most recent call last):\n  File "a.py", line 1, in f\n    f()\nValueError: bad\nof two lines\n'
+TERMINATED = "dsob_pl: terminated; last good checkpoint: a.ckpt\ndsob_pl: go on with it: python -m dsob_pl fit\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "killed", "why"),
+    [
+        ("dsob_pl: error: the new one\n" + LEFTOVER, False, "the new one"),
+        ("step 10/30\n" + LEFTOVER, True, ""),
+        (TRACEBACK + LEFTOVER, False, "ValueError: bad"),
+        (TRACEBACK * 100 + LEFTOVER, False, "ValueError: bad"),
+        (TERMINATED, False, "terminated; last good checkpoint: a.ckpt"),
+        ("dsob_pl: 3 metrics are lost: neither took them\n", True, ""),
+        ("python: No module named dsob_pl\n", False, "python: No module named dsob_pl"),
+        ("", False, ""),
+    ],
+)
+def test_why_a_cell_ended_is_told_by_its_last_attempt(text: str, killed: bool, why: str, tmp_path: Path) -> None:
+    path = tmp_path / "cell.log"
+    path.write_text(f"{BEGUN}{BEFORE}{BEGUN}{text}=== 2026-01-01 00:00:00 ended with exit code 1\n")
+    assert last_error(path, killed) == why
 
 
 def test_a_sweep_of_other_seeds_leaves_alone_what_was_cut_off(folder: Path) -> None:
