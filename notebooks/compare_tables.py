@@ -46,7 +46,7 @@ PESSIMISM = [
     ("reward_noise_default", "drift_050", "bounded drift, 0.05"),
     ("reward_noise_default", "truncation", "the largest tenth dropped, to the end"),
 ]
-# What gradients in the action weigh beside the return: suite, method, as the table names it.
+# What gradients weigh beside the return: suite, method, as the table names it.
 ACTION_WEIGHTS = [
     ("control", "mmd", "MMD, no gradient"),
     ("control", "mmd_sobolev", "MMD, 1"),
@@ -58,6 +58,8 @@ ACTION_WEIGHTS = [
     ("control", "msmmd_sobolev", "MSMMD, 1"),
     ("action_gradients", "msmmd_weight_01", "MSMMD, 0.1"),
     ("action_gradients", "msmmd_limited", "MSMMD, limited"),
+    ("control", "mmd_sobolev_state_action", "MMD of state and action, 1"),
+    ("action_gradients", "state_action_limited", "MMD of state and action, limited"),
 ]
 REST = 0.6  # of a run: from then on the default's policy stays as it is
 FACTORS_AT = 500  # environment steps that all fits of summit_factors.csv have reached
@@ -204,9 +206,9 @@ def areas_table() -> str:
 
 
 def action_weights_table() -> str:
-    """Seeds that met the goal, and areas, where gradients in the action weigh more or less in the loss."""
+    """Seeds that met the goal, and areas, where gradients weigh more or less in the loss."""
     places = [(task, noise) for task in ("inverted_pendulum", "pendulum") for noise in CONTROL_NOISES]
-    names = ["loss, weight of the action gradient", *(f"{task}: {noise}" for task, noise in places)]
+    names = ["loss, weight of its gradients", *(f"{task}: {noise}" for task, noise in places)]
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for suite, method, label in ACTION_WEIGHTS:
         cells = [{"task": task, "noise": noise, "method": method} for task, noise in places]
