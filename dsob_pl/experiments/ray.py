@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
@@ -54,7 +57,8 @@ def run_ray(
     ours = not ray.is_initialized()
     try:
         if ours:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+            with _handler_kept(signal.SIGTERM):
+                ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UsageError(f"sweep: on: cannot reach Ray: {' '.join(str(error).split())[:200]}") from error
     try:
@@ -68,6 +72,17 @@ def run_ray(
     finally:
         if ours:
             ray.shutdown()
+
+
+@contextmanager
+def _handler_kept(number: int) -> Iterator[None]:
+    """What a signal does is afterwards what it was: Ray's own handler would end a sweep at once."""
+    handler = signal.getsignal(number)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(number, handler)
 
 
 class StopFile:

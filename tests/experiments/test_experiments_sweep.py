@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -231,7 +231,7 @@ def jobs(*settings: str, uri: str = "") -> list[Job]:
 def stopped_on_ray(both: list[Job], monkeypatch: pytest.MonkeyPatch) -> dict[str, Outcome]:
     """How they end on a Ray that is there already, with a CPU for one of them, when they are stopped in mid-run."""
     ray = pytest.importorskip("ray")
-    from dsob_pl.experiments.ray import run_ray
+    from dsob_pl.experiments.ray import _handler_kept, run_ray
 
     def stop_in_mid_run(_: object) -> None:
         if list(Path("mlruns").rglob("last.ckpt")):
@@ -240,7 +240,8 @@ def stopped_on_ray(both: list[Job], monkeypatch: pytest.MonkeyPatch) -> dict[str
     stop = Event()
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_worker_niceness", "0")
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    with _handler_kept(signal.SIGTERM):
+        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
         outcomes = run_ray(1, both, stop, stop_in_mid_run)
         assert ray.is_initialized()
@@ -276,6 +277,11 @@ def test_a_sweep_on_ray_is_stopped_though_no_cancellation_arrives(monkeypatch: p
     ((_, (run,)),) = cell_runs(client(), "toy").items()
     assert run.status == "KILLED"
     assert not list(Path("runs/toy").glob("stop-*"))
+
+
+def test_a_sweep_on_ray_is_stopped_by_a_signal_as_one_that_is_not(folder: Path) -> None:
+    pytest.importorskip("ray")
+    interrupted(folder, "--on", "ray", jobs=())
 
 
 def test_a_file_that_stops_is_an_event_of_all_that_see_it(tmp_path: Path) -> None:
@@ -350,7 +356,7 @@ def test_a_place_that_refuses_costs_no_results(folder: Path, monkeypatch: pytest
     monkeypatch.setitem(ENVIRONMENT, "PATH", refuses)
     slurm = ["--on", "slurm", "--partition", "typo"]
     for place, again, said in (
-        (["--on", "ray", "--threads", "4096"], "all", "threads: no machine of the Ray cluster has 4096 CPUs"),
+        (["--on", "ray", "--threads", "1000"], "all", "threads: no machine of the Ray cluster has 1000 CPUs"),
         (slurm, "all", "on: SLURM refuses: invalid partition specified: typo"),
         (slurm, "failed", "on: SLURM refuses: invalid partition specified: typo"),
     ):
@@ -433,9 +439,9 @@ def test_ctrl_c_while_the_cells_are_looked_at_is_one_line(folder: Path) -> None:
     assert err.splitlines() == ["dsob_pl: error: interrupted"]
 
 
-def interrupted(folder: Path, *options: str) -> None:
+def interrupted(folder: Path, *options: str, jobs: Sequence[str] = ("--jobs", "1")) -> None:
     """A sweep is stopped in the middle of its cell: it saves a checkpoint and says how to go on."""
-    process = sweep(*LONG, *options)
+    process = Process(["sweep", "--config", "toy.yaml", *jobs, *LONG, *options], Path.cwd(), ENVIRONMENT, apart=True)
     until(lambda: re.search(r"^step \d", log(CELLS[0]), re.M))
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=100)
