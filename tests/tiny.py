@@ -15,6 +15,16 @@ from dsob_pl.divergences import MMD
 from dsob_pl.networks import DeterministicPolicy
 from dsob_pl.world_models import CVAE
 
+# The same in a config file.
+TINY_MODEL = """\
+model:
+  init_args:
+    critic: {class_path: dsob_pl.critics.GenerativeCritic, init_args: {hidden: [8]}}
+    policy: {class_path: dsob_pl.networks.DeterministicPolicy, init_args: {hidden: [8]}}
+    world_model: {class_path: dsob_pl.world_models.CVAE, init_args: {hidden: [8]}}
+    samples: 2
+"""
+
 
 def tiny_agent(
     env_id: str, episode_steps: int, updates: int = 3, warmup: int = 5, seed: int = 0, **options: object

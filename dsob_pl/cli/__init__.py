@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno in _READ_ONLY:
             return _fail(2, f"cannot write '{error.filename}': {(error.strerror or '').lower()}")
         if error.errno in _NO_NAME:
-            name = str(error.filename)
+            name = str(error.filename or "a path")
             shown = name if len(name) <= 60 else f"{name[:60]}..."
             return _fail(
                 2, f"'{' '.join(shown.split())}': expected the path of a file ({(error.strerror or '').lower()})"

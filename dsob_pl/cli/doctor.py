@@ -170,9 +170,9 @@ def rendering() -> Iterator[Finding]:
 
 def folders() -> Iterator[Finding]:
     """That runs can be written here."""
-    from dsob_pl.tracking.store import check_writable
+    from dsob_pl.tracking.store import ARTIFACT_LOCATION, check_writable
 
-    for name in (".", "mlruns", "runs"):
+    for name in (".", ARTIFACT_LOCATION, "runs"):
         try:
             check_writable(Path(name).absolute())
         except UsageError as error:
@@ -185,6 +185,7 @@ def database(tracking_uri: str | None) -> Iterator[Finding]:
     """That MLflow's store is there, and takes what it is given."""
     from dsob_pl.tracking.moved import check_not_moved
     from dsob_pl.tracking.store import (
+        ARTIFACT_LOCATION,
         all_runs,
         database_path,
         http_limits,
@@ -205,7 +206,7 @@ def database(tracking_uri: str | None) -> Iterator[Finding]:
         if problem is not None:
             yield Finding("problem", "MLflow", problem)
             return
-        check_not_moved(uri, Path("mlruns").absolute())
+        check_not_moved(uri, Path(ARTIFACT_LOCATION).absolute())
     from mlflow.exceptions import MlflowException
 
     try:

@@ -20,6 +20,7 @@ from dsob_pl.errors import UsageError, nearest
 from dsob_pl.seeds import compact_seeds
 from dsob_pl.tracking.journal import UPLOADS
 from dsob_pl.tracking.store import (
+    ARTIFACT_LOCATION,
     PARENT_TAG,
     all_runs,
     checkpoint_folder,
@@ -37,7 +38,7 @@ from dsob_pl.training.checkpoint_file import (
 )
 
 Which = Literal["best", "last"]
-_ARTIFACTS = Path("mlruns")
+_ARTIFACTS = Path(ARTIFACT_LOCATION)
 
 
 class LoadedAgent(NamedTuple):

@@ -22,6 +22,7 @@ from dsob_pl.tracking import MLflowLogger
 from dsob_pl.tracking.moved import check_not_moved
 from dsob_pl.tracking.record import run_names
 from dsob_pl.tracking.store import (
+    ARTIFACT_LOCATION,
     PARENT_TAG,
     SUPERSEDED_TAG,
     all_runs,
@@ -229,7 +230,7 @@ def _last_of_run(config: dict[str, Any], overlays: list[str], seeds: Sequence[in
                 arguments.get("tracking_uri"),
                 arguments.get("experiment_name") or experiment,
                 arguments.get("run_name") or name,
-                Path(arguments.get("artifact_location") or "mlruns").absolute(),
+                Path(arguments.get("artifact_location") or ARTIFACT_LOCATION).absolute(),
             )
     folders = [Path(folder) for folder in [(config.get("checkpoint") or {}).get("dirpath")] if folder]
     start = Path(config["trainer"].get("default_root_dir") or ".")

@@ -10,7 +10,15 @@ from typing import Any
 
 from dsob_pl.experiments.suite import FACTORS, Cell, Suite
 from dsob_pl.seeds import compact_seeds, parse_seeds
-from dsob_pl.tracking.store import FAILED_TAG, PARENT_TAG, SUPERSEDED_TAG, all_runs, creation_lock, experiment_id
+from dsob_pl.tracking.store import (
+    ARTIFACT_LOCATION,
+    FAILED_TAG,
+    PARENT_TAG,
+    SUPERSEDED_TAG,
+    all_runs,
+    creation_lock,
+    experiment_id,
+)
 
 
 @dataclass
@@ -142,7 +150,7 @@ def open_suite(client: Any, tracking_uri: str, suite: Suite, grid: Iterable[Cell
         grid: all its cells.
     """
     with creation_lock(tracking_uri):
-        experiment = experiment_id(client, tracking_uri, suite.name, Path("mlruns").absolute())
+        experiment = experiment_id(client, tracking_uri, suite.name, Path(ARTIFACT_LOCATION).absolute())
         runs = all_runs(client, [experiment], "tags.kind = 'suite'")
         tags = {"kind": "suite", "suite": suite.name}
         run = min(runs, key=lambda r: r.info.start_time) if runs else None

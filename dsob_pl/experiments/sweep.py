@@ -24,6 +24,7 @@ from dsob_pl.experiments.table import Table
 from dsob_pl.experiments.worker import Job, Outcome, is_trained, locked, outcome_of_ended
 from dsob_pl.tracking.moved import check_not_moved
 from dsob_pl.tracking.store import (
+    ARTIFACT_LOCATION,
     SUPERSEDED_TAG,
     check_writable,
     creation_lock,
@@ -88,9 +89,9 @@ def run_sweep(sweep: Sweep, runner: Runner, stop: Event) -> dict[str, Outcome]:
     uri = resolve_tracking_uri(None)
     database = database_path(uri)
     logs = (database.parent if database else Path.cwd()) / "runs" / sweep.suite.name
-    for folder in (Path.cwd() / "mlruns", logs):
+    for folder in (Path.cwd() / ARTIFACT_LOCATION, logs):
         check_writable(folder)
-    check_not_moved(uri, Path.cwd() / "mlruns")
+    check_not_moved(uri, Path.cwd() / ARTIFACT_LOCATION)
     runs = recorded(sweep.suite)
     _check_settings(sweep, runs)
     jobs = [Job(cell, "", uri, logs, Path.cwd(), sweep.threads) for cell in sweep.cells]

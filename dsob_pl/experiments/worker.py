@@ -235,9 +235,9 @@ def is_trained(job: Job, run: CellRun) -> bool:
 
 def _artifacts(job: Job, run: CellRun) -> Path | None:
     """The folder that a run of the cell writes its artifacts to, if it is there."""
-    from dsob_pl.tracking.store import artifact_folder
+    from dsob_pl.tracking.store import ARTIFACT_LOCATION, artifact_folder
 
-    folder = artifact_folder(run.run_id, run.folder, job.directory / "mlruns")
+    folder = artifact_folder(run.run_id, run.folder, job.directory / ARTIFACT_LOCATION)
     return folder if folder is not None and folder.is_dir() else None
 
 

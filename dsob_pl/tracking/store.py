@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
+ARTIFACT_LOCATION = "mlruns"  # folder of the artifacts of local runs, below the current one
 # Of the run that another lies under, and of a run that was given up: whatever reads runs leaves it out.
 PARENT_TAG, SUPERSEDED_TAG = "mlflow.parentRunId", "superseded"
 KEY_LENGTH = 250  # what the columns of names hold in every MLflow from 2 on

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import TINY_MODEL
 from torch import Tensor
 
 from dsob_pl.cli import main
@@ -14,17 +15,14 @@ from dsob_pl.data import ReplayDataModule, build_replay, load_replay, save_repla
 from dsob_pl.data.replay import FIELDS, replay_state
 from dsob_pl.errors import UsageError
 
-BASE = """\
+BASE = (
+    TINY_MODEL
+    + """\
 threads: 1
 trainer: {max_steps: 12, val_check_interval: 12, log_every_n_steps: 4, logger: false}
-model:
-  init_args:
-    critic: {class_path: dsob_pl.critics.GenerativeCritic, init_args: {hidden: [8]}}
-    policy: {class_path: dsob_pl.networks.DeterministicPolicy, init_args: {hidden: [8]}}
-    world_model: {class_path: dsob_pl.world_models.CVAE, init_args: {hidden: [8]}}
-    samples: 2
 data: {env_id: Pendulum-v1, warmup_steps: 4, updates_per_step: 1, batch_size: 8, evaluation_episodes: 1}
 """
+)
 TD3 = ["--config", str(Path(__file__).parents[2] / "conf" / "method" / "td3.yaml")]
 COLLECT = {"collecting": [], "not collecting": ["--data.collect=false"]}
 N = 60

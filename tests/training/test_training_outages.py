@@ -12,20 +12,18 @@ from pathlib import Path
 
 import pytest
 from resume_runs import ROOT, check_same, checkpoint, finish, start, statuses, until
+from tiny import TINY_MODEL
 
 from dsob_pl.cli import main
 
-CONFIG = """
+CONFIG = (
+    TINY_MODEL
+    + """\
 threads: 1
 trainer: {max_steps: 24, val_check_interval: 8, log_every_n_steps: 1}
-model:
-  init_args:
-    critic: {class_path: dsob_pl.critics.GenerativeCritic, init_args: {hidden: [8]}}
-    policy: {class_path: dsob_pl.networks.DeterministicPolicy, init_args: {hidden: [8]}}
-    world_model: {class_path: dsob_pl.world_models.CVAE, init_args: {hidden: [8]}}
-    samples: 2
 data: {env_id: InvertedPendulum-v5, warmup_steps: 10, updates_per_step: 1, batch_size: 4, evaluation_episodes: 1}
 """
+)
 # The libraries are loaded once; then every process begins its run at the same moment.
 TOGETHER = """
 import os, sys
