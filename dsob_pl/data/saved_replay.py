@@ -49,6 +49,8 @@ def load_replay(path: str | Path) -> TensorDict:
 
 def _replay_state(content: Any, path: Path) -> dict[str, Any]:
     """The state of the training buffer in a file's content, with its transitions."""
+    if isinstance(content, dict) and "ManySeedsData" in content:
+        raise UsageError("it holds the transitions of several seeds; expected a checkpoint of a run of one seed")
     content = content.get("ReplayDataModule", content) if isinstance(content, dict) else {}
     state = content.get("replay") if isinstance(content, dict) else None
     state = state if isinstance(state, dict) else {}

@@ -201,3 +201,12 @@ def test_a_replay_file_beside_a_checkpoint_will_do(fit, tmp_path: Path) -> None:
     segment.unlink()
     with pytest.raises(UsageError, match=r"data.replay_path: '.*last.ckpt': .*replay file '.*\.pt' is missing"):
         load_replay(segment.parents[1] / "last.ckpt")
+
+
+def test_a_checkpoint_of_several_seeds_is_called_one(fit, tmp_path: Path) -> None:
+    assert fit("--seeds=0-1")[0] == 0
+    (segments,) = tmp_path.rglob("checkpoints/replay")
+    code, (line,) = fit(f"--data.replay_path={segments.parent / 'last.ckpt'}", "--data.collect=false")
+    assert code == 2
+    assert "data.replay_path" in line
+    assert "of several seeds" in line

@@ -145,6 +145,36 @@ def test_the_spread_depends_on_the_environment_alone() -> None:
     assert not np.allclose(stiff, again)
 
 
+class Brittle(ProblemEnv):
+    """A point mass that breaks at its fifth step, or that cannot be reset."""
+
+    def __init__(self, whole: bool = True) -> None:
+        super().__init__(PointMass())
+        self.whole, self.left = whole, 4
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        if not self.whole:
+            raise OSError("no start")
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError("snapped\nin two")
+        return super().step(action)
+
+
+def test_an_environment_that_fails_under_random_actions_is_named_in_one_line() -> None:
+    gymnasium.register("Brittle-v0", Brittle)
+    try:
+        with pytest.raises(UsageError, match=r"data.noise: .*Brittle-v0 raised at .*step 5: OSError: snapped in two"):
+            make_env("Brittle-v0", noise=[DynamicsNoise])
+        with pytest.raises(UsageError, match=r"data.noise: .*Brittle-v0 raised in reset .*no start"):
+            make_env("Brittle-v0", env_kwargs={"whole": False}, noise=[DynamicsNoise])
+    finally:
+        del gymnasium.registry["Brittle-v0"]
+
+
 def test_the_spread_is_that_of_random_actions() -> None:
     """Against a rollout written out here, of the point mass, whose law of states random actions decide."""
     env = ProblemEnv(PointMass())
