@@ -83,7 +83,8 @@ def name_ends(axis: Axes, ends: Mapping[str, tuple[float, float]], style: Mappin
     for method, wish, place in zip(order, wanted, places):
         x = ends[method][0]
         text: dict[str, Any] = {"fontsize": 7.5, "color": style[method].color, "va": "center", "annotation_clip": False}
-        arrow = {"arrowstyle": "-", "color": style[method].color, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
+        arrow: dict[str, Any] = {"arrowstyle": "-", "color": style[method].color, "linewidth": 0.6}
+        arrow |= {"shrinkA": 2, "shrinkB": 0, "relpos": (0, 0.5)}  # from the left edge: not across other names
         axis.annotate(
             method,
             (x, low + wish * span),

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from suites import LEVELS, tables
 
 from dsob_pl.analysis.comparison import compare
@@ -15,7 +16,7 @@ from dsob_pl.analysis.figures import all_figures
 from dsob_pl.analysis.html import svg
 from dsob_pl.analysis.methods import in_order, is_ours, styles
 from dsob_pl.analysis.page import page
-from dsob_pl.analysis.panels import spread
+from dsob_pl.analysis.panels import name_ends, new_figure, spread
 from dsob_pl.analysis.settings import in_words, setting
 from dsob_pl.analysis.statistics import Estimate, interquartile_mean
 from dsob_pl.analysis.text import interval
@@ -222,6 +223,20 @@ def test_labels_are_pushed_apart_and_stay_near():
     assert places[-1] == 0.9
     assert np.diff(places).min() >= 0.1 - 1e-9
     assert places[2] == pytest.approx((0.5 + 0.5 + 0.51) / 3)
+
+
+def test_no_line_to_a_name_crosses_another_name():
+    """Eight that end in one point: what joins them to it stays left of all names."""
+    figure, grid = new_figure(1, 1, (4, 2))
+    names = [f"mmd_sobolev_{i}" for i in range(8)]
+    name_ends(grid[0][0], dict.fromkeys(names, (1.0, 0.5)), styles(names))
+    figure.draw_without_rendering()
+    labels = grid[0][0].texts
+    left = min(Text.get_window_extent(label).x0 for label in labels)  # without the line, which an annotation's own has
+    assert len(labels) == 8
+    for label in labels:
+        line = label.arrow_patch
+        assert line.get_transform().transform_path(line.get_path()).vertices[:, 0].max() <= left
 
 
 @pytest.mark.parametrize(
