@@ -20,7 +20,8 @@ const data = JSON.parse(document.getElementById('episode').textContent), T = dat
 const NS = 'http://www.w3.org/2000/svg', slider = document.getElementById('step');
 const make = (svg, tag, attributes) => { const e = document.createElementNS(NS, tag);
   for (const [k, v] of Object.entries(attributes)) e.setAttribute(k, v); svg.append(e); return e; };
-const range = values => { const v = values.flat(2).filter(Number.isFinite), a = Math.min(...v), b = Math.max(...v);
+const range = values => { let a = Infinity, b = -Infinity;  // not Math.min(...v), which takes some 100,000 arguments
+  for (const v of values.flat(2)) if (Number.isFinite(v)) { a = Math.min(a, v); b = Math.max(b, v); }
   return a < b ? [a, b] : [a - 1, b + 1]; };
 const scale = ([a, b], from, to) => v => from + (v - a) / (b - a) * (to - from);
 const path = points => 'M' + points.map(p => p[0].toFixed(1) + ',' + p[1].toFixed(1)).join('L');

@@ -154,7 +154,7 @@ def all_figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
     if comparison.against is not None:
         yield "improvement", improvements(comparison)
     for noise, task in comparison.tasks[["noise", "task"]].drop_duplicates().itertuples(index=False):
-        yield f"curves_{task}_{noise}", learning_curves(comparison, task, noise)
+        yield f"curves_{task},{noise}", learning_curves(comparison, task, noise)
 
 
 def _over_noise(

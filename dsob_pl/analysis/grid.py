@@ -25,7 +25,7 @@ def read_grid(client: Any, runs: list[Any]) -> tuple[list[dict[str, str]], str |
     suites = [run for run in runs if run.data.tags.get("kind") == "suite"]
     if not suites:
         return [], None
-    suite = max(suites, key=lambda run: run.info.start_time)
+    suite = min(suites, key=lambda run: run.info.start_time)
     return _artifact(client, suite), suite.data.tags.get("score")
 
 

@@ -12,7 +12,7 @@ from dsob_pl.analysis.html import Cell, Number, Raw, captioned, document, table
 from dsob_pl.analysis.methods import in_order, is_ours
 from dsob_pl.analysis.settings import COLUMNS, in_words
 from dsob_pl.analysis.statistics import MOST_EXACT, RESAMPLES
-from dsob_pl.analysis.tables import ENDED, FACTORS
+from dsob_pl.analysis.tables import ENDED, FACTORS, Results
 from dsob_pl.analysis.text import interval_cell, number, plain_cell, range_cell, verdict_cell
 
 _SECTIONS = {
@@ -80,11 +80,12 @@ def _run(comparison: Comparison) -> Iterator[str]:
         "None is given where a task has one seed. IQM is the mean of the middle half of the runs.",
     }
     yield f"<dl>{''.join(f'<dt>{escape(key)}</dt><dd>{escape(value)}</dd>' for key, value in facts.items())}</dl>"
-    yield from _lacking(cells)
+    yield from _lacking(results)
 
 
-def _lacking(cells: pd.DataFrame) -> Iterator[str]:
+def _lacking(results: Results) -> Iterator[str]:
     """Names what is not there."""
+    cells = results.cells
     if not cells["in_grid"].any():
         yield '<p class="warn">The grid of this suite is not recorded, so missing cells cannot be named.</p>'
         return
@@ -96,6 +97,10 @@ def _lacking(cells: pd.DataFrame) -> Iterator[str]:
             yield f'<div class="warn"><p>{len(rows)} {state}: {words} (seeds).</p><ul>{items}</ul></div>'
     if (cells["state"] == "complete").all():
         yield "<p>No cell is missing.</p>"
+    silent = results.without_score
+    if silent:
+        them = escape(", ".join(silent))
+        yield f'<p class="warn">Finished without {escape(results.score)}, in no statistic: {them}.</p>'
     extra = cells.loc[~cells["in_grid"], "cell"]
     if len(extra):
         yield f"<p>Run without being in the grid: {escape(', '.join(extra))}.</p>"
@@ -193,7 +198,7 @@ def _tasks(comparison: Comparison, pictures: Mapping[str, str]) -> Iterator[str]
             yield f'<h3 id="{places[noise, task]}">{escape(task)}, noise {escape(noise)}</h3>'
             yield table([*heads, "seeds", "diverged", "data setting"], body, _border(rows))
             yield captioned(
-                pictures[f"curves_{task}_{noise}"],
+                pictures[f"curves_{task},{noise}"],
                 "IQM over seeds with 95 % band; the area is the mean over the evaluations that all runs have.",
             )
 

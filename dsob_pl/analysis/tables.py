@@ -70,6 +70,12 @@ class Results:
         """The rows of ``finals`` that have ended and have a score."""
         return self.finals[self.finals["status"].isin(ENDED) & self.finals[self.score].notna()]
 
+    @property
+    def without_score(self) -> list[str]:
+        """Cells of which a run has finished and has no score: they are in no statistic."""
+        silent = self.finals[(self.finals["status"] == "FINISHED") & self.finals[self.score].isna()]
+        return list(dict.fromkeys("/".join(names) for names in silent[FACTORS].itertuples(index=False, name=None)))
+
     def scored_by(self, score: str) -> Results:
         """The same compared by another metric.
 

@@ -17,6 +17,8 @@ def number(value: float, like: float | None = None) -> str:
         return "-"
     size = abs(value if like is None else like)
     decimals = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 10 else 3
+    if 0 < size < 0.01:
+        decimals = min(2 - math.floor(math.log10(size)), 12)
     return f"{value:,.{decimals}f}"
 
 

@@ -86,7 +86,7 @@ def _write(comparison: Comparison, out: Path) -> None:
     pictures = {}
     for name, figure in all_figures(comparison):
         pictures[name] = svg(figure, name)
-        file = re.sub(r"[^\w.+-]+", "_", name)
+        file = re.sub(r"[^\w.+,-]+", "_", name)
         figure.savefig(out / "figures" / f"{file}.png", dpi=_DOTS, facecolor="white")
     (out / "report.html").write_text(page(comparison, pictures), encoding="utf-8")
 
@@ -111,4 +111,8 @@ def _table(comparison: Comparison) -> str:
         if cells:
             more = f" and {len(cells) - 5} more" if len(cells) > 5 else ""
             lines.append(f"{state}: {', '.join(cells[:5])}{more}")
+    silent = results.without_score
+    if silent:
+        more = f" and {len(silent) - 5} more" if len(silent) > 5 else ""
+        lines.append(f"finished without {results.score}, in no statistic: {', '.join(silent[:5])}{more}")
     return "\n".join(lines)

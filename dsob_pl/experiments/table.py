@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any, TextIO
 
 from dsob_pl.experiments.worker import MARK, Job, Outcome, tail
+from dsob_pl.seeds import parse_seeds
 from dsob_pl.tracking.store import PARENT_TAG, SUPERSEDED_TAG, all_runs
 
 _STEP = re.compile(r"step ([\d,]+)/([\d,]+)(?:.*? eta (\S+))?")
@@ -81,18 +82,23 @@ class Table:
             return
         from mlflow.exceptions import MlflowException
 
-        kind = self.score.rpartition("/")[2].removesuffix("_mean")  # eval/return_mean: seeds/return_mean
+        group, _, name = self.score.rpartition("/")
+        # eval/return_mean: seeds/return_mean; that of eval_clean/return_mean is not logged
+        shared = f"seeds/{name.removesuffix('_mean')}_mean" if group == "eval" else ""
         try:
             experiment = self.client.get_experiment_by_name(first.cell.suite)
             runs = all_runs(self.client, [experiment.experiment_id], f"tags.`{PARENT_TAG}` = '{first.parent}'")
         except MlflowException:
             return  # the next time
-        for run in sorted(runs, key=lambda run: run.info.start_time):
-            metrics = run.data.metrics
-            value = metrics.get(f"seeds/{kind}_mean", metrics.get(self.score))
-            given_up = run.data.tags.get(SUPERSEDED_TAG) == "true"
-            if value is not None and not given_up and run.data.tags.get("cell") in jobs:
-                self._scores[run.data.tags["cell"]] = value
+        found: dict[str, list[tuple[float, int]]] = {}  # a cell some of whose seeds were trained again has several runs
+        for run in runs:
+            metrics, tags = run.data.metrics, run.data.tags
+            value = metrics.get(shared, metrics.get(self.score))
+            if value is not None and tags.get(SUPERSEDED_TAG) != "true" and tags.get("cell") in jobs:
+                seeds = len(parse_seeds(tags["seeds"])) if "seeds" in tags else 1
+                found.setdefault(tags["cell"], []).append((value, seeds))
+        for cell, own in found.items():
+            self._scores[cell] = sum(value * seeds for value, seeds in own) / sum(seeds for _, seeds in own)
 
     def state(self, job: Job) -> tuple[str, str]:
         """State of a cell and what there is to say about it."""

@@ -69,7 +69,7 @@ class Job:
     @property
     def log(self) -> Path:
         """What its processes print."""
-        return self.folder / f"{self.cell.name.replace('/', '+')}.log"
+        return self.folder / f"{self.cell.name.replace('/', ',')}.log"
 
     @property
     def lock(self) -> Path:

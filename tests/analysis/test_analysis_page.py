@@ -199,7 +199,7 @@ def test_a_single_seed_is_drawn_without_interval():
 
 def test_figures_draw_baselines_left_and_ours_right():
     comparison = compare(tables())
-    left, right = next(f for name, f in all_figures(comparison) if name == "curves_jack_none").axes
+    left, right = next(f for name, f in all_figures(comparison) if name == "curves_jack,none").axes
     assert (left.get_title(loc="left"), right.get_title(loc="left")) == ("baselines", "ours")
     assert [line.get_label() for line in left.lines] == ["td3", "mage"]
     # What is compared against is in both, in its one colour.
@@ -225,6 +225,24 @@ def test_labels_are_pushed_apart_and_stay_near():
     assert places[2] == pytest.approx((0.5 + 0.5 + 0.51) / 3)
 
 
+def test_every_curve_has_a_picture_of_its_own():
+    comparison = compare(tables(tasks=("a", "a_b"), noises=("b_c", "c")))
+    names = [name for name, _ in all_figures(comparison)]
+    assert len(names) == len(set(names))
+    assert len([name for name in names if name.startswith("curves_")]) == 4
+
+
+def test_runs_that_finished_without_the_score_are_named():
+    results = tables(noises=("none", "observation"))
+    results.curves.loc[results.curves["noise"] == "none", SCORE] = np.nan
+    silent = (results.finals["noise"] == "none") & (results.finals["method"] == "mage")
+    results.finals.loc[results.finals["noise"] == "none", SCORE] = np.nan
+    assert silent.sum() == 8
+    text = rendered(results, drawn=False)
+    assert f"Finished without {SCORE}, in no statistic: jack/td3/none, jack/mage/none" in text
+    assert "Finished without" not in rendered(tables(), drawn=False)
+
+
 def test_no_line_to_a_name_crosses_another_name():
     """Eight that end in one point: what joins them to it stays left of all names."""
     figure, grid = new_figure(1, 1, (4, 2))
@@ -246,6 +264,8 @@ def test_no_line_to_a_name_crosses_another_name():
         ((-812.4, -1204.0, -99.5), "-812 [-1,204, -100]"),
         ((0.5, np.nan, np.nan), "0.500"),
         ((np.nan, np.nan, np.nan), "-"),
+        ((0.000123, 0.0000456, 0.0005), "0.000123 [0.000046, 0.000500]"),
+        ((0.0, 0.0, 0.0), "0.000 [0.000, 0.000]"),
     ],
 )
 def test_intervals_are_written_with_the_decimals_that_count(numbers, text):

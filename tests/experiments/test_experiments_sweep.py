@@ -101,7 +101,7 @@ def until(condition: Callable[[], Any], seconds: float = 120) -> None:
 
 
 def log(cell: str) -> str:
-    path = Path("runs/toy") / f"{cell.replace('/', '+')}.log"
+    path = Path("runs/toy") / f"{cell.replace('/', ',')}.log"
     return path.read_text() if path.exists() else ""
 
 
@@ -617,7 +617,7 @@ def test_several_that_were_cut_off_are_all_gone_on_with_and_one_that_diverges_is
     """One is gone on with at a time; how that ends says nothing about another that is left."""
     interrupted(folder, "--seeds", "0")
     (folder / "fast").unlink()
-    Path(f"runs/toy/{CELLS[0].replace('/', '+')}.log").unlink()
+    Path(f"runs/toy/{CELLS[0].replace('/', ',')}.log").unlink()
     interrupted(folder, "--seeds", "1")
     first, second = cell_runs(client(), "toy")[CELLS[0]]
     client().set_terminated(first.run_id, "FAILED")  # as where a disk is full

@@ -4,7 +4,8 @@ What an environment is made of is walked through: numbers, arrays, generators an
 of those. A MuJoCo simulation is saved by MuJoCo itself. What the constructor sets and nothing moves (spaces, models)
 and what only draws is left out. What stands in several places comes back as one thing. Whatever else an environment
 holds cannot be saved, and neither can an array and a view of it, which would come back as two. A resumed run then
-begins a new episode.
+begins a new episode. Two things are not noticed: what a function keeps in its closure, and the generator of a space
+that an environment draws from by itself.
 """
 
 from __future__ import annotations
@@ -31,8 +32,12 @@ def environment_state(env: gymnasium.Env) -> dict[str, Any]:
     Raises:
         CannotSave: names the attribute that has no plain form.
     """
-    layers, once = list(_layers(env)), Once()
-    states = [_layer_state(layer, once) for layer in layers]
+    layers = list(_layers(env))
+    once = Once(layers)
+    try:
+        states = [_layer_state(layer, once) for layer in layers]
+    except RecursionError as error:
+        raise CannotSave("it holds things within things, too deep to be walked through") from error
     return {"layers": states, "names": [type(layer).__name__ for layer in layers]}
 
 
@@ -55,10 +60,14 @@ def restore_environment(env: gymnasium.Env, state: dict[str, Any]) -> None:
 
 
 def saved_environment(env: gymnasium.Env) -> dict[str, Any] | None:
-    """``environment_state``; None, with a warning, for an environment that has none."""
+    """``environment_state``; None, with a warning, for an environment that has none.
+
+    An environment is anyone's objects, which may raise anything when they are looked at: that costs an episode, not the
+    run.
+    """
     try:
         return environment_state(env)
-    except CannotSave as error:
+    except Exception as error:
         log.warning("%s cannot be saved in mid-episode (%s); a resumed run begins a new one", env_name(env), error)
         return None
 
@@ -69,7 +78,7 @@ def put_back(env: gymnasium.Env, state: dict[str, Any] | None) -> bool:
         return False
     try:
         restore_environment(env, state)
-    except CannotSave as error:
+    except Exception as error:
         log.warning("%s cannot be put back in mid-episode (%s); a new one begins", env_name(env), error)
         return False
     return True

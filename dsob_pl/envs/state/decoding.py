@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from enum import Enum
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsob_pl.envs.state.kinds import FUNCTIONS, KIND, CannotSave
+from dsob_pl.envs.state.kinds import FUNCTIONS, KIND, CannotSave, is_a
 from dsob_pl.envs.state.simulation import restore_simulation
 
 _BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
@@ -39,9 +40,11 @@ def restore_attributes(holder: object, saved: dict[str, Any], made: Made) -> Non
     for name, value in saved.items():
         own = getattr(holder, name, None)
         if isinstance(value, dict) and value.get(KIND) == "mujoco":
-            restore_simulation(holder.model, own, value)  # type: ignore[attr-defined]
+            if own is None or not is_a(own, "mujoco", "MjData"):
+                raise CannotSave("the environment has no simulation in the place of a saved one")
+            restore_simulation(own.model, own, value)
         elif not (isinstance(value, dict) and value.get(KIND) == "constant"):
-            setattr(holder, name, decoded(value, own, made))
+            vars(holder)[name] = decoded(value, own, made)  # as it was read: a frozen class refuses setattr
 
 
 def decoded(value: Any, own: Any, made: Made) -> Any:
@@ -81,6 +84,8 @@ def decoded(value: Any, own: Any, made: Made) -> Any:
     if kind in ("list", "tuple", "set"):
         there = list(own) if isinstance(own, list | tuple) and len(own) == len(content) else [None] * len(content)
         return {"list": list, "tuple": tuple, "set": set}[kind](decoded(v, o, made) for v, o in zip(content, there))
+    if kind == "slice":
+        return slice(*(decoded(x, None, Made()) for x in content))
     if kind == "deque":
         return deque((decoded(item, None, made) for item in content), maxlen=value["limit"])
     if own is None:
@@ -96,11 +101,23 @@ def decoded(value: Any, own: Any, made: Made) -> Any:
             raise CannotSave(f"the environment has another function in the place of '{content}'")
         return own
     if kind == "module":
-        own.load_state_dict(content)
+        with torch.no_grad():
+            for name, tensor in (*own.named_parameters(), *own.named_buffers()):
+                if name in content:  # earlier checkpoints have what is persistent
+                    tensor.copy_(content[name])
+        for part, saved in zip(own.modules(), value.get("own", ())):
+            restore_attributes(part, saved, made)
     else:
+        if _is_frozen(own):
+            own = copy.copy(own)  # it may be that of every environment
         made.in_place(own)
         restore_attributes(own, content, made)
     return own
+
+
+def _is_frozen(value: object) -> bool:
+    parameters = getattr(type(value), "__dataclass_params__", None)
+    return parameters is not None and bool(parameters.frozen)
 
 
 def _bit_generator(name: str) -> np.random.BitGenerator:

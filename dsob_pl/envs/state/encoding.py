@@ -22,7 +22,6 @@ _CONSTANT = (
     gymnasium.Space,
     EnvSpec,
     np.dtype,
-    slice,
     type,
     ModuleType,
 )
@@ -38,16 +37,28 @@ _REPLACED = (
     set,
     deque,
 )
-_DRAWING = ("pygame", "glfw", "gymnasium.envs.mujoco.mujoco_rendering")  # modules whose objects only draw
+_OF_MODULES = frozenset(vars(nn.Module()))  # tensors, modules and hooks
+_EXACT = (Tensor, np.ndarray, dict)
+# Modules whose objects only draw; pygame has others (vectors, rectangles, sprites) that may say where things are.
+_DRAWING = (
+    "pygame.surface",
+    "pygame.time",
+    "pygame.font",
+    "pygame.freetype",
+    "pygame.mixer",
+    "glfw",
+    "gymnasium.envs.mujoco.mujoco_rendering",
+)
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 # Set by the constructor or by the registry; arguments of constructors may hold anything.
-_LEFT_OUT = ("env", "spec", "metadata", "_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs", "_cached_spec")
+_LEFT_OUT = ("spec", "metadata", "_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs", "_cached_spec")
 
 
 class Once:
     """What has been met so far, in the order in which it was: what is met again comes back as the same thing."""
 
-    def __init__(self) -> None:
+    def __init__(self, layers: Iterable[gymnasium.Env] = ()) -> None:
+        self.layers = {id(layer) for layer in layers}  # saved by themselves
         self._objects: dict[int, tuple[Any, str, int]] = {}  # kept, so that no other gets its id
         self._arrays: list[tuple[np.ndarray, str]] = []
 
@@ -95,24 +106,31 @@ def _share_memory(one: np.ndarray, other: np.ndarray) -> bool:
 
 def attributes(holder: object, where: str, once: Once) -> dict[str, Any]:
     """The attributes of an object that can change, encoded."""
-    simulation = getattr(holder, "model", None) if isinstance(holder, gymnasium.Env) else None
     result = {}
     for name, value in vars(holder).items():
-        if name in _LEFT_OUT and isinstance(holder, gymnasium.Env):
+        if _is_left_out(name, holder):
             continue
         if is_a(value, "mujoco", "MjData"):
-            result[name] = {KIND: "mujoco", **simulation_state(simulation, value)}
+            result[name] = {KIND: "mujoco", **simulation_state(value.model, value)}
             once.take_arrays(arrays_of(value), f"{where}.{name}")
-            once.take_arrays(arrays_of(simulation), f"{where}.model")
-        elif not _is_constant(value):
+            once.take_arrays(arrays_of(value.model), f"{where}.model")
+        elif not _is_constant(value) and id(value) not in once.layers:
             result[name] = encoded(value, f"{where}.{name}", once)
     return result
+
+
+def _is_left_out(name: str, holder: object) -> bool:
+    if isinstance(holder, nn.Module):
+        return name in _OF_MODULES
+    if name == "env":  # of a wrapper: the next layer; an environment's own is something of its own
+        return isinstance(holder, gymnasium.Wrapper)
+    return name in _LEFT_OUT and isinstance(holder, gymnasium.Env)
 
 
 def _is_constant(value: Any) -> bool:
     if isinstance(value, _CONSTANT) or is_a(value, "mujoco", "MjModel"):
         return True
-    return type(value).__module__.startswith(_DRAWING) or isinstance(value, gymnasium.Env)
+    return type(value).__module__.startswith(_DRAWING)
 
 
 def encoded(value: Any, where: str, once: Once) -> Any:
@@ -123,6 +141,8 @@ def encoded(value: Any, where: str, once: Once) -> Any:
     """
     if isinstance(value, _PLAIN) and type(value) in _PLAIN:
         return value
+    if isinstance(value, slice):
+        return {KIND: "slice", "value": [encoded(x, where, Once()) for x in (value.start, value.stop, value.step)]}
     if isinstance(value, Enum):
         return {KIND: "enum", "value": value.name}
     if isinstance(value, FUNCTIONS):
@@ -130,8 +150,10 @@ def encoded(value: Any, where: str, once: Once) -> Any:
         if isinstance(owner, _REPLACED):
             raise CannotSave(f"{where} is a function of a {type(owner).__name__}")
         return {KIND: "function", "value": f"{value.__module__}.{value.__qualname__}"}
-    if _is_constant(value):
+    if _is_constant(value) or id(value) in once.layers:
         return {KIND: "constant"}
+    if isinstance(value, gymnasium.Env):
+        raise CannotSave(f"{where} is another environment")
     if isinstance(value, tuple | np.generic | nn.Module):  # which are put back as they are, or in their place
         return _content(value, where, once)
     number = once.met(value, where)
@@ -141,6 +163,8 @@ def encoded(value: Any, where: str, once: Once) -> Any:
 
 
 def _content(value: Any, where: str, once: Once) -> Any:
+    if isinstance(value, _EXACT) and type(value) not in _EXACT:  # what the subclass adds would be lost
+        raise CannotSave(f"{where} is a {type(value).__module__}.{type(value).__qualname__}")
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, np.ndarray | np.generic):
@@ -152,7 +176,9 @@ def _content(value: Any, where: str, once: Once) -> Any:
     if isinstance(value, torch.Generator):
         return {KIND: "torch_generator", "value": value.get_state()}
     if isinstance(value, nn.Module):
-        return {KIND: "module", "value": {k: v.detach().clone() for k, v in value.state_dict().items()}}
+        tensors = [*value.named_parameters(), *value.named_buffers()]  # state_dict lacks what is not persistent
+        own = [attributes(part, f"{where}.{name}".rstrip("."), once) for name, part in value.named_modules()]
+        return {KIND: "module", "value": {k: v.detach().clone() for k, v in tensors}, "own": own}
     if isinstance(value, dict):
         pairs = [(encoded(k, where, Once()), encoded(v, f"{where}[{k!r}]", once)) for k, v in value.items()]
         return {KIND: "dict", "value": pairs}
@@ -164,8 +190,14 @@ def _content(value: Any, where: str, once: Once) -> Any:
     raise CannotSave(f"{where} is a {type(value).__module__}.{type(value).__qualname__}")
 
 
+class _Bare:
+    """Holds its ``__dict__`` and nothing else."""
+
+
 def _is_of_python(value: object) -> bool:
     """Whether all that the object holds stands in its ``__dict__``: its class and bases are written in Python."""
+    if type(value).__basicsize__ > _Bare.__basicsize__ or type(value).__itemsize__:  # memory of a base in C
+        return False
     classes = type(value).__mro__[:-1]
     written = all(vars(c).get("__module__") != "builtins" and c.__flags__ & _HEAP_TYPE for c in classes)
     return hasattr(value, "__dict__") and written and not any(vars(c).get("__slots__") for c in classes)
@@ -174,5 +206,5 @@ def _is_of_python(value: object) -> bool:
 def _tensor(value: np.ndarray | np.generic, where: str) -> Tensor:
     try:
         return torch.from_numpy(np.array(value))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # the latter of another byte order
         raise CannotSave(f"{where} is an array of {value.dtype}") from error
