@@ -61,6 +61,13 @@ ACTION_WEIGHTS = [
     ("control", "mmd_sobolev_state_action", "MMD of state and action, 1"),
     ("action_gradients", "state_action_limited", "MMD of state and action, limited"),
 ]
+# The learning rate of the world model on SUMMIT(5), by where its cells are: suite and task.
+WORLD_MODEL_RATES = {
+    0.001: ("summit_rates", "rate_0001"),
+    0.003: ("summit_rates", "rate_0003"),
+    0.01: ("summit", "summit_5"),
+    0.03: ("summit_rates", "rate_0030"),
+}
 REST = 0.6  # of a run: from then on the default's policy stays as it is
 FACTORS_AT = 500  # environment steps that all fits of summit_factors.csv have reached
 
@@ -217,6 +224,21 @@ def action_weights_table() -> str:
     return "\n".join(lines)
 
 
+def rates_table() -> str:
+    """Final score and area on SUMMIT(5) of the methods of ``summit_rates``, a column for each rate of the world model."""
+    names = ["method", "number", *(f"{rate:g}" for rate in WORLD_MODEL_RATES)]
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    for method in in_order(_rows("summit_rates")["method"]):
+        for number, name in (("score", "final score"), ("area", "area under the curve")):
+            found = [
+                _where(_rows(suite), {"task": task, "noise": "none", "method": method})
+                for suite, task in WORLD_MODEL_RATES.values()
+            ]
+            cells = [interval(estimate_of(rows.iloc[0], number)) if len(rows) else "" for rows in found]
+            lines.append(f"| {' | '.join([method, name, *cells])} |")
+    return "\n".join(lines)
+
+
 def control_areas() -> pd.DataFrame:
     """Rows of ``Comparison.tasks`` of all methods on the small control tasks; ``apart`` says which are from the best area."""
     parts = [_rows(suite)[_rows(suite)["task"].isin(tasks)] for suite, tasks in CONTROL_TASKS.items()]
@@ -300,6 +322,7 @@ def tables() -> dict[str, str]:
         "jack sizes": task_table("jack", "jack_1"),
         "factors": factor_table(),
         "summit long": task_table("summit_long", "summit_5"),
+        "summit rates": rates_table(),
         "summit factors": task_table("summit_factors", "summit_5", "summit_1", against="reference"),
         "control": control_table(),
         "goals": goals_table(),
