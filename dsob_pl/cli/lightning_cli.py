@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -83,6 +84,13 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises ParseError."""
         raise ParseError(message) from ex
+
+    def dump(self, cfg: Namespace, *arguments: Any, **options: Any) -> str:
+        """The config as text, the trainer's with Lightning's own constants in it."""
+        if "trainer" in cfg:
+            cfg = cfg.clone()
+            cfg.trainer = _dumpable(cfg.trainer)
+        return str(super().dump(cfg, *arguments, **options))
 
 
 class CLI(LightningCLI):
@@ -236,8 +244,11 @@ class CLI(LightningCLI):
             self.save_config_kwargs = {**self.save_config_kwargs, "seeds": self.seeds}
         else:
             callbacks = [*callbacks, CalibrationReport()]
-        if self.command != "fit" and isinstance(config.get("logger"), MLflowLogger):
-            config["logger"] = False  # looking at a checkpoint is not a run
+        if self.command != "fit":  # looking at a checkpoint is not a run
+            logger = config.get("logger")
+            loggers = logger if isinstance(logger, list) else [logger]
+            if any(isinstance(one, MLflowLogger) for one in loggers):
+                config["logger"] = [one for one in loggers if not isinstance(one, MLflowLogger)] or False
         if config.get("accelerator") == "auto" and not torch.cuda.is_available() and torch.backends.mps.is_available():
             config["accelerator"] = "cpu"  # Apple's has no float64
         if self.command == "fit":
@@ -269,9 +280,11 @@ class CLI(LightningCLI):
         if requeued is not None:
             print(f"going on from step {int(read_checkpoint(requeued)['global_step']):,} of '{relative(requeued)}'")
         if self.command == "fit" and requeued is None:
+            # One of the best begins a new run, and its folder is that of another.
+            own = [Path(path).parent] if path and RANDOM_KEY in read_checkpoint(path) else []
             for callback in self.trainer.checkpoint_callbacks:
                 if isinstance(callback, BestAndLast):
-                    callback.check_folder(*([Path(path).parent] if path else []))
+                    callback.check_folder(*own)
         try:
             for logger in self.trainer.loggers:
                 if isinstance(logger, MLflowLogger):
@@ -346,6 +359,18 @@ class CLI(LightningCLI):
                 known = hasattr(self.model, "act") and self.checkpoint is not None and self.checkpoint.best_model_path
                 hint = f"; evaluate it: python -m dsob_pl evaluate --run {logger.run_id}" if known else ""
                 print(f"run {logger.run_id}; see it: mlflow ui{hint}")
+
+
+def _dumpable(value: Any) -> Any:
+    """Has constants that are text, such as the default of Lightning's Timer, stand as that: no other can be dumped."""
+    if isinstance(value, Namespace):
+        for name, item in vars(value).items():
+            setattr(value, name, _dumpable(item))
+    elif isinstance(value, dict):
+        value.update({name: _dumpable(item) for name, item in value.items()})
+    elif isinstance(value, list):
+        value[:] = [_dumpable(item) for item in value]
+    return str(value.value) if isinstance(value, Enum) and isinstance(value, str) else value
 
 
 def relative(path: str) -> str:

@@ -174,6 +174,7 @@ def resume_command(command: str, arguments: Sequence[str], checkpoint: str) -> s
 _LEARNED = ("model", "data", "seed_everything")
 _FREE = {"model.init_args.compile"}
 _TOLD = 3
+_HANDED_ON = {"env_kwargs", "evaluation_env_kwargs", "dict_kwargs"}  # their keys are no options of this package
 
 
 def changed_settings(content: dict[str, Any], config: dict[str, Any]) -> str:
@@ -201,9 +202,10 @@ def changed_settings(content: dict[str, Any], config: dict[str, Any]) -> str:
 def _differences(before: Any, now: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
     """Dotted key, old and new value. A key that one side lacks is an option of another version, and none of them."""
     if isinstance(before, dict) and isinstance(now, dict):
-        for name in before:
-            if name in now:
-                yield from _differences(before[name], now[name], f"{key}.{name}")
+        handed_on = not _HANDED_ON.isdisjoint(key.split("."))
+        for name in {**before, **now}:
+            if handed_on or (name in before and name in now):
+                yield from _differences(before.get(name), now.get(name), f"{key}.{name}")
     elif before != now:
         yield key, before, now
 

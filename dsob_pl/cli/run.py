@@ -84,7 +84,8 @@ def _run(command: str, arguments: list[str], sources: list[Source], only: ExitSt
         return 130
     if cli.runs is not None and cli.runs.failed:
         reasons = "; ".join(f"seed {seed}: {reason}" for seed, reason in cli.runs.failed.items())
-        raise RunFailed(f"{len(cli.runs.failed)} of {len(cli.parts)} seeds failed, the others finished; {reasons}")
+        count = len({*cli.parts, *cli.runs.failed})  # those that had failed before the run went on are no parts of it
+        raise RunFailed(f"{len(cli.runs.failed)} of {count} seeds failed, the others finished; {reasons}")
     return 0
 
 

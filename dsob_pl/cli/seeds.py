@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import (
     Callback,
@@ -23,10 +24,10 @@ from dsob_pl.agents import ManySeeds, SobolevActorCritic
 from dsob_pl.cli.config_files import COMMAND_LINE, Source
 from dsob_pl.data import ManySeedsData
 from dsob_pl.errors import UsageError
-from dsob_pl.seeds import compact_seeds
+from dsob_pl.seeds import compact_seeds, parse_seeds
 from dsob_pl.tracking import RecordRun
 from dsob_pl.training import CalibrationReport, read_checkpoint
-from dsob_pl.training.checkpoint_file import SEEDS_KEY
+from dsob_pl.training.checkpoint_file import CONFIG_KEY, SEEDS_KEY
 
 _SHARED = (ProgressBar, ModelSummary, Timer, DeviceStatsMonitor, ThroughputMonitor)
 
@@ -114,15 +115,23 @@ def seeds_to_go_on_with(seeds: list[int], ckpt_path: str | None) -> list[int]:
     """``seeds``, or those of them that were still running in the checkpoint to go on from.
 
     Raises:
-        UsageError: the checkpoint is that of one seed, or of others.
+        UsageError: the checkpoint is that of one seed, or of others, or its run began without some of them.
     """
     if ckpt_path is None:
         return seeds
-    saved = read_checkpoint(ckpt_path).get(SEEDS_KEY)
+    content = read_checkpoint(ckpt_path)
+    saved = content.get(SEEDS_KEY)
     if saved is None:
         raise UsageError(f"checkpoint '{ckpt_path}' is that of one seed; go on with it without seeds")
     if not set(saved) <= set(seeds):
         raise UsageError(f"checkpoint '{ckpt_path}' holds the seeds {compact_seeds(saved)}, not {compact_seeds(seeds)}")
+    began = parse_seeds((yaml.safe_load(content.get(CONFIG_KEY, "")) or {}).get("seeds") or list(saved))
+    new = set(seeds) - set(began)
+    if new:
+        raise UsageError(
+            f"checkpoint '{ckpt_path}' is of the seeds {compact_seeds(began)}; the run of {compact_seeds(list(new))} "
+            "has to begin by itself"
+        )
     return list(saved)
 
 

@@ -180,10 +180,8 @@ class MLflowLogger(Logger):
 
     def _start(self, shared: Any) -> Any:
         client = shared or mlflow_client(self.tracking_uri)
-        identifier = experiment_id(client, self.tracking_uri, self.experiment_name or "default", self.artifact_location)
-        family = {PARENT_TAG: self._parent.run_id} if self._parent else {}
         earlier = self._earlier(client)
-        run = earlier or client.create_run(identifier, tags={**self.tags, **family}, run_name=self.run_name)
+        run = earlier or self._begin(client)
         self._run_id = run.info.run_id
         place = local_path(run.info.artifact_uri)
         self._artifacts_are_remote = place is None
@@ -199,6 +197,13 @@ class MLflowLogger(Logger):
             self._continue(client, self._delivery)
         self._last_flush = time.monotonic()
         return client
+
+    def _begin(self, client: Any) -> Any:
+        """A new run, in an experiment that is made where there is none."""
+        name = self.experiment_name or "default"
+        identifier = experiment_id(client, self.tracking_uri, name, self.artifact_location)
+        family = {PARENT_TAG: self._parent.run_id} if self._parent else {}
+        return client.create_run(identifier, tags={**self.tags, **family}, run_name=self.run_name)
 
     def _take_hold(self, folder: Path) -> None:
         """Raises UsageError where another process still trains the run whose artifacts lie in ``folder``."""
@@ -246,7 +251,8 @@ class MLflowLogger(Logger):
         client.update_run(self._run_id, status="RUNNING")
         if CHECKPOINTS_TAG in self.tags:
             client.set_tag(self._run_id, CHECKPOINTS_TAG, self.tags[CHECKPOINTS_TAG])
-        elif CHECKPOINTS_TAG in run.data.tags:  # they are among its artifacts from now on
+        elif CHECKPOINTS_TAG in run.data.tags and self.environment_step is not None:
+            # They are among its artifacts from now on; where no step was left to train they stay where they are.
             client.delete_tag(self._run_id, CHECKPOINTS_TAG)
         for key, value in self.tags.items():
             if not key.startswith("mlflow.") and run.data.tags.get(key) != value:

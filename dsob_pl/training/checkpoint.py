@@ -25,6 +25,7 @@ from dsob_pl.training.checkpoint_file import (
     RUN_KEY,
     SEEDS_KEY,
     SIZES_KEY,
+    check_readable,
 )
 from dsob_pl.training.checkpoint_io import AtomicCheckpointIO
 from dsob_pl.training.failure import first_non_finite
@@ -86,6 +87,7 @@ class BestAndLast(ModelCheckpoint):
         self._monitor_missed = False  # and that has been said
         self._source: Path | None = None  # the checkpoint that is gone on from
         self._saved: dict[str, Any] = {}  # state of this callback in it
+        self._goes_on = True  # the run that wrote what is loaded, which one of its best does not hold all of
         self._random: dict[str, Any] | None = None
         self._kept_files: list[dict[str, Any]] = []  # replay of last.ckpt and of the one before
 
@@ -107,6 +109,7 @@ class BestAndLast(ModelCheckpoint):
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Takes out what can only be put back when training begins."""
         self._random = checkpoint.get(RANDOM_KEY)
+        self._goes_on = self._random is not None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Chooses the folder; puts back the generators of random numbers, and the best of the run that goes on."""
@@ -121,7 +124,7 @@ class BestAndLast(ModelCheckpoint):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if self.replay and hasattr(data, "write_replay_to"):
             data.write_replay_to(Path(self.dirpath) / REPLAY_FOLDER)
-        self._take_back_the_best()
+        self._take_back_the_best(bool(trainer.loggers and getattr(trainer.loggers[0], "continued", False)))
         if self._random is not None:
             set_random_state(self._random)
             self._random = None
@@ -184,6 +187,8 @@ class BestAndLast(ModelCheckpoint):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds config, sizes, format version, run and the seeds of many; what a run goes on from where it is wanted."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        for name, state in checkpoint.get("callbacks", {}).items():
+            check_readable(state, name)
         checkpoint[FORMAT_KEY] = FORMAT_VERSION
         checkpoint[CONFIG_KEY] = self.config
         sizes = {key: getattr(data, key, None) for key in ("observation_size", "action_size")}
@@ -244,6 +249,9 @@ class BestAndLast(ModelCheckpoint):
             return Path(own).absolute() / "checkpoints"
         places = (getattr(logger, name, None) for name in ("log_dir", "save_dir"))
         root = Path(next((x for x in places if isinstance(x, str | Path)), trainer.default_root_dir)).absolute()
+        for folder in self._earlier_folders():  # although another one of these may be free by now
+            if folder.resolve().parent == root.resolve() and self._take(folder):
+                return folder
         folder, n = root / "checkpoints", 1
         while not trainer.fast_dev_run and not self._take(folder):  # type: ignore[attr-defined]
             n += 1
@@ -274,20 +282,30 @@ class BestAndLast(ModelCheckpoint):
 
     def _earlier_folders(self) -> list[Path]:
         """Those of the run that goes on: where it was, where its checkpoint is now, and where this object has saved."""
-        folders = [Path(self._saved["dirpath"])] if self._saved.get("dirpath") else []
-        return [*folders, *(Path(file).parent for file in (self._source, self.last_model_path) if file)]
+        folders = [Path(self._saved["dirpath"])] if self._goes_on and self._saved.get("dirpath") else []
+        source = self._source if self._goes_on else None
+        return [*folders, *(Path(file).parent for file in (source, self.last_model_path) if file)]
 
     def _let_go(self) -> None:
         if self._hold is not None:
             self._hold.release()
             self._hold = None
 
-    def _take_back_the_best(self) -> None:
-        """Goes on with best and last of the run whose checkpoint was loaded, if they are in this run's folder."""
+    def _take_back_the_best(self, same_run: bool) -> None:
+        """Goes on with best and last of the run whose checkpoint was loaded, if they are in this run's folder.
+
+        The best of the same run in another folder, as with a ``dirpath`` that is new, comes along.
+        """
         folder, saved, earlier = Path(self.dirpath or ""), self._saved, self._earlier_folders()
         self._saved = {}
-        if not saved or not _among(folder, earlier):
+        if not saved or not (same_run or _among(folder, earlier)):
             return
+        if not _among(folder, earlier):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in {Path(path).name for path in (*saved["best_k_models"], saved["best_model_path"]) if path}:
+                best = next((place / name for place in earlier if (place / name).is_file()), None)
+                if best is not None:
+                    link(best, folder / name)
 
         def here(path: str) -> str:
             return str(folder / Path(path).name) if path and (folder / Path(path).name).is_file() else ""

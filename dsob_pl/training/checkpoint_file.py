@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,22 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content.get(FORMAT_KEY, FORMAT_VERSION), int):
         raise UsageError(f"checkpoint '{path}' is damaged or not a checkpoint")
     return content
+
+
+def check_readable(state: Any, name: str) -> None:
+    """Raises UsageError where a callback's state would make the checkpoint a file that is never read again."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    try:
+        torch.load(buffer, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        held = f" ({found[1]})" if found else ""
+        raise UsageError(
+            f"trainer.callbacks: the state_dict of '{name}' holds objects other than tensors and plain types{held}, "
+            "and no checkpoint with it could be read again; return e.g. float(x) or torch.as_tensor(x)"
+        ) from error
 
 
 def checkpoint_config(content: dict[str, Any], path: str | Path) -> str:

@@ -84,12 +84,12 @@ class SeedRuns(L.Callback):
     def summary(self) -> str:
         """How many steps were taken, and how each seed ended: its best score, or why it failed, and its run."""
         lines = [f"finished at step {self._module.trainer.global_step:,}"]
-        for seed, callbacks in self.callbacks.items():
+        for seed in {**self.callbacks, **self.failed}:
             parts = [f"failed: {self.failed[seed]}"] if seed in self.failed else []
-            for callback in callbacks:
+            for callback in self.callbacks.get(seed, ()):
                 if isinstance(callback, BestAndLast) and callback.best_model_score is not None:
                     parts.append(f"best {callback.monitor} {float(callback.best_model_score):,.1f}")
-            runs = [x for x in self.loggers[seed] if getattr(x, "started", True)]
+            runs = [x for x in self.loggers.get(seed, ()) if getattr(x, "started", True)]
             parts += [f"run {logger.version}" for logger in runs if logger.version]
             lines.append(f"seed {seed}: {'; '.join(parts) or 'finished'}")
         return "\n".join(lines)
@@ -180,10 +180,12 @@ class SeedRuns(L.Callback):
             for seed, own in self._trainers.items()
         }
         states = states or self._ended
-        return {"seeds": states, "latest": {seed: dict(own) for seed, own in self._latest.items()}}
+        latest = {seed: dict(own) for seed, own in self._latest.items()}
+        return {"seeds": states, "latest": latest, "failed": dict(self.failed)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Gives it back to the callbacks of those seeds that there are."""
+        """Gives it back to the callbacks of those seeds that there are; those that had failed have failed."""
+        self.failed = {**state_dict.get("failed", {}), **self.failed}
         self._latest |= {seed: dict(own) for seed, own in state_dict["latest"].items() if seed in self._latest}
         for seed, states in state_dict["seeds"].items():
             for callback in self.callbacks.get(seed, ()):
