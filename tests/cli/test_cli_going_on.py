@@ -38,14 +38,10 @@ Fit = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Fit:
-    (tmp_path / "base.yaml").write_text(BASE)
-    (tmp_path / "keeping.py").write_text(CALLBACKS)
-    (tmp_path / "wrong_environment.py").write_text(GOING_WRONG)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delenv("DSOB_PL_TRACEBACK", raising=False)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def fit(project: Path, capfd: pytest.CaptureFixture[str]) -> Fit:
+    (project / "base.yaml").write_text(BASE)
+    (project / "keeping.py").write_text(CALLBACKS)
+    (project / "wrong_environment.py").write_text(GOING_WRONG)
 
     def run(*more: str, command: str = "fit") -> tuple[int, str, str]:
         code = main([command, "--config", "base.yaml", *more])

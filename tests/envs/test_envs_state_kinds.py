@@ -211,7 +211,6 @@ class Prickly(PendulumEnv):
 def test_what_an_environment_raises_costs_an_episode_and_not_the_run(caplog: pytest.LogCaptureFixture) -> None:
     assert saved_environment(Prickly()) is None
     assert "Prickly cannot be saved in mid-episode (not now)" in caplog.text
-    state = environment_state(PendulumEnv())
     state = {"layers": [{"__kind__": "own", "state": {"__kind__": "dict", "value": []}}], "names": ["Prickly"]}
     assert put_back(Prickly(), state) is False
     assert "Prickly cannot be put back in mid-episode ('speed')" in caplog.text
