@@ -200,7 +200,10 @@ def changed_settings(content: dict[str, Any], config: dict[str, Any]) -> str:
 
 
 def _differences(before: Any, now: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
-    """Dotted key, old and new value. A key that one side lacks is an option of another version, and none of them."""
+    """Dotted key, old and new value. A key that one side lacks is an option of another version, and none of them.
+
+    Among arguments that are handed on to an environment, or to a part of a reader's own, it is one of them.
+    """
     if isinstance(before, dict) and isinstance(now, dict):
         handed_on = not _HANDED_ON.isdisjoint(key.split("."))
         for name in {**before, **now}:

@@ -140,6 +140,13 @@ def test_it_goes_on_exactly(made: Callable[[], gymnasium.Env]) -> None:
     assert (EASY.gain, HARD.gain) == (1.0, 2.0)  # what is frozen is replaced, not changed
 
 
+def test_a_module_of_other_sizes_is_not_put_back() -> None:
+    env, other = Holds(nn.Linear(1, 2)), Holds(nn.Linear(2, 2))  # the one would fit into the other, broadcast
+    env.reset(seed=0)
+    with pytest.raises(CannotSave, match="another Linear in the place of a saved one"):
+        restore_environment(other, environment_state(env))
+
+
 class Holds(PendulumEnv):
     def __init__(self, value: Any) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsob_pl.envs.state.kinds import FUNCTIONS, KIND, CannotSave, is_a
 from dsob_pl.envs.state.simulation import restore_simulation
@@ -101,10 +101,7 @@ def decoded(value: Any, own: Any, made: Made) -> Any:
             raise CannotSave(f"the environment has another function in the place of '{content}'")
         return own
     if kind == "module":
-        with torch.no_grad():
-            for name, tensor in (*own.named_parameters(), *own.named_buffers()):
-                if name in content:  # earlier checkpoints have what is persistent
-                    tensor.copy_(content[name])
+        _restore_tensors(own, content)
         for part, saved in zip(own.modules(), value.get("own", ())):
             restore_attributes(part, saved, made)
     else:
@@ -113,6 +110,16 @@ def decoded(value: Any, own: Any, made: Made) -> Any:
         made.in_place(own)
         restore_attributes(own, content, made)
     return own
+
+
+def _restore_tensors(module: nn.Module, saved: dict[str, Tensor]) -> None:
+    """In place; of a buffer that is not saved with a state_dict earlier checkpoints have nothing."""
+    tensors = dict((*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)))
+    if any(name not in tensors or tensors[name].shape != value.shape for name, value in saved.items()):
+        raise CannotSave(f"the environment has another {type(module).__name__} in the place of a saved one")
+    with torch.no_grad():
+        for name, value in saved.items():
+            tensors[name].copy_(value)
 
 
 def _is_frozen(value: object) -> bool:
